@@ -57,13 +57,17 @@ CACHE_READ = (
     "input_cached_tokens",
     "input_cache_read",
     "prompt_cache_read_tokens",
+    "cacheReadInputTokens",
 )
 CACHE_WRITTEN = (
     "cache_creation_input_tokens",
     "input_tokens_cache_write",
     "input_cache_creation",
     "prompt_cache_write_tokens",
+    "cacheWriteInputTokens",
 )
+TOOL_RESULTS = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
+"""What Gemini calls the tokens that its own tools added to the prompt, beside which they are counted."""
 PER = 1_000_000
 """Tokens that a price is of."""
 DATED = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}$")
@@ -94,8 +98,8 @@ class TokenUse:
 def read_prompt_use(usage: Mapping[str, Any]) -> TokenUse:
     """The prompt's tokens by any server's `usage`; those of the completion are left 0.
 
-    OpenAI, Gemini, DeepSeek, Kimi and LiteLLM count the tokens of the cache among the prompt's; Anthropic, Inspect and
-    Langfuse beside them, under names of their own.
+    OpenAI, Gemini, DeepSeek, Kimi and LiteLLM count the tokens of the cache among the prompt's; Anthropic, Bedrock,
+    Inspect and Langfuse beside them, under names of their own.
 
     Example:
         >>> use = read_prompt_use({"prompt_tokens": 1000, "prompt_tokens_details": {"cached_tokens": 400}})
@@ -110,7 +114,7 @@ def read_prompt_use(usage: Mapping[str, Any]) -> TokenUse:
     read = read if inside is None else inside
     if alone is not None and whole is None and inside is None:
         return TokenUse(input=alone, cached_input=read or 0.0, cache_write=written or 0.0)
-    asked = whole or alone or 0.0
+    asked = (whole or alone or 0.0) + (_count(usage, *TOOL_RESULTS) or 0.0)
     cached = min(read or 0.0, asked)
     paid = min(written or 0.0, asked - cached)
     return TokenUse(input=asked - cached - paid, cached_input=cached, cache_write=paid)

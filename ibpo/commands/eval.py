@@ -251,7 +251,8 @@ def _show(rows: list[dict[str, Any]], out: Path) -> None:
         cut = numbers["truncated"]
         table.add_row(
             name,
-            f"{accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})",
+            f"{accuracy.value:.1%}"  # of one problem there is no interval
+            + ("" if accuracy.low != accuracy.low else f" ({accuracy.low:.1%} to {accuracy.high:.1%})"),
             f"{tokens.value:,.0f}" if tokens else "unknown",
             *(f"{_share(rows, name, 'response_group', group):.1%}" for group in groups),
             f"{cut.value:.1%}",

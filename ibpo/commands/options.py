@@ -109,7 +109,7 @@ def split_recipe(names: Iterable[str]) -> tuple[list[str], Path | None]:
     Raises:
         IbpoError: for a recipe beside other names.
     """
-    named = list(names)
+    named = list(dict.fromkeys(names))  # one that is named twice is sampled once, and counts once
     recipes = [name for name in named if name.endswith(".toml")]
     if recipes and len(named) > 1:
         raise IbpoError(f"--response-group {recipes[0]}: a recipe brings its own response groups; name it alone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,8 @@ def replay_command(
     """Say which response group each prompt would have got under another budget, and what that had been worth."""
     from ibpo.runs import write_text_atomic
 
+    if min_gain is not None and not math.isfinite(min_gain):
+        raise IbpoError(f"--min-gain {min_gain}: must be a finite number, a reward")
     answer = _answer(run, budget or [], window, min_gain)
     if out is not None:
         write_text_atomic(out, json.dumps(answer, indent=2) + "\n")

@@ -160,7 +160,8 @@ def _write(
             told = f"{len(responses):,} responses of {len(responses.configurations)} configurations"
             typer.echo(f"{name + ': ' if name else ''}{told}: intervals and held-out choices ...", err=True)
         try:
-            part = compare(responses, replace(asked, reference=_reference(responses)))
+            more = {"reference": _reference(responses), "cost_unit": read.cost_unit[name]}
+            part = compare(responses, replace(asked, **more))
         except IbpoError as error:
             raise IbpoError(f"{name}: {error}" if name else str(error)) from None
         shown = [row["name"] for row in part["configurations"]]
@@ -177,13 +178,15 @@ def _write(
     num_responses = sum(len(responses) for responses in read.parts.values())
     what_ran = [
         ("Command", shlex.join(["ibpo", *sys.argv[1:]])),
-        ("Responses", f"{num_responses:,}, from {', '.join(path.name for _, path in paths)}"),
+        ("Responses", f"{num_responses:,}, from {', '.join(path.name or str(path) for _, path in paths)}"),
         ("How they were read", "; ".join(read.notes)),
         ("Seed of halvings and bootstraps", str(asked.seed)),
         ("ibpo", __version__),
     ]
-    for _, path in paths:
-        what_ran += [*facts_of(path), *noted_calls(path)]
+    names = [path.resolve().name for _, path in paths]
+    for (_, path), name in zip(paths, names, strict=True):
+        of_run = name if names.count(name) == 1 else str(path)  # seed0/run and seed1/run
+        what_ran += [*facts_of(path, of_run), *noted_calls(path)]
     page = PageData(
         title=title,
         answer=answer_of(parts),

@@ -56,7 +56,7 @@ class Known:
 
     name: str
     looks_like: Callable[[Json], bool]
-    """Of its first good row."""
+    """Of one of its first good rows."""
     convert: Callable[[Iterator[Row], Source, Path], Iterator[Row]]
     """Good rows of one file -> ours, each with `effort`, `configuration` or `model`."""
     efforts: str
@@ -89,10 +89,10 @@ def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[Ra
         if isinstance(row, LogError):
             yield place, row
             continue
-        made = {name: value for name, value in row.items() if name != "configuration"}
-        identifier = first_of(row, *PROBLEM_NAMES)
+        made = {name: value for name, value in row.items() if name not in ("configuration", "user_turns")}
+        identifier = first_of(row, *PROBLEM_NAMES, *([source.problem] if source.problem else ()))
         if identifier is None:
-            prompt = str(made.get("prompt") or "")
+            prompt = str(row.get("user_turns") or row.get("prompt") or "")
             if not prompt:
                 source.left_out["rows that say neither what was asked nor which problem it is"] += 1
                 continue
@@ -258,17 +258,22 @@ def _has(row: Json, names: Sequence[str]) -> bool:
 
 
 def _first(file: Path, root: Path, heads: dict[Path, Json]) -> tuple[Known | None, Iterator[RawRow]]:
-    """Whose log the file is, by its first good row, which `heads` takes, and its rows."""
+    """Whose log the file is, and its rows; `heads` takes the first good one.
+
+    The first one of them that says so says it: a request that failed has no answer by which it would be known.
+    """
     rows = _opened(file, root)
     peeked: list[RawRow] = []
-    first: Json | None = None
+    tool: Known | None = None
     for place, row in islice(rows, NUM_PEEKED):
         peeked.append((place, row))
         if not isinstance(row, LogError):
-            first = row
+            heads.setdefault(file, row)
+            tool = _recognise(file, row)
+        if tool is not None:
             break
-    heads[file] = first or {}
-    return _recognise(file, first), chain(peeked, rows)
+    heads.setdefault(file, {})
+    return tool, chain(peeked, rows)
 
 
 def _opened(file: Path, root: Path) -> Iterator[RawRow]:
@@ -322,9 +327,9 @@ def _document(file: Path) -> Iterator[RawRow]:
     return document_rows(file, document)
 
 
-def _recognise(file: Path, row: Json | None) -> Known | None:
+def _recognise(file: Path, row: Json) -> Known | None:
     try:
-        return None if row is None else next((known for known in KNOWN if known.looks_like(row)), None)
+        return next((known for known in KNOWN if known.looks_like(row)), None)
     except LogError as error:
         raise LogError(f"{file}: {error}") from None
 

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ibpo.data.files import LogError, parse_json
-from ibpo.prices import CACHE_READ, CACHE_WRITTEN, TokenUse, read_prompt_use
+from ibpo.prices import CACHE_READ, CACHE_WRITTEN, TOOL_RESULTS, TokenUse, read_prompt_use
 from ibpo.usage import as_count, read_tokens
 
 Json = dict[str, Any]
@@ -130,15 +131,45 @@ def read_text(content: Any) -> str:
 
 def read_prompt(asked: Any) -> str:
     """What a request asked: its last message from a user, else all of its text."""
+    asked = _asked_in(asked)
+    users = _users(asked)
+    return read_text(_content(users[-1]) if users else asked)
+
+
+def read_user_turns(asked: Any) -> str | None:
+    """All that users said, where that is more than one text: what tells apart requests whose last message is the same.
+
+    Example:
+        >>> read_user_turns([{"role": "user", "content": "Sure?"}])
+        >>> read_user_turns([{"role": role, "content": role[:1]} for role in ("user", "assistant", "user")])
+        '["u", "u"]'
+    """
+    contents = [_content(one) for one in _users(_asked_in(asked))]
+    images = any(isinstance(part, dict) and first_of(part, "text", "content") is None
+                 for content in contents if isinstance(content, list) for part in content)  # fmt: skip
+    if len(contents) < 2 and not images:
+        return None
+    return json.dumps(contents if images else list(map(read_text, contents)), default=str)
+
+
+def _asked_in(asked: Any) -> Any:
+    """The messages, or the text, of a request or of a cell that holds one."""
     if isinstance(asked, str) and asked[:1] in "[{":
         asked = parse_cell(asked) or asked
     if isinstance(asked, dict):
-        asked = first_of(asked, "messages", "input", "prompt", "contents") or ""
-        return read_prompt(asked)
+        return _asked_in(first_of(asked, "messages", "input", "prompt", "contents") or "")
+    return asked
+
+
+def _users(asked: Any) -> list[Json]:
+    """The messages of users, or else all; none where it holds no messages."""
     if isinstance(asked, list) and asked and all(isinstance(one, dict) and "role" in one for one in asked):
-        users = [one for one in asked if one["role"] in ("user", "human")] or asked
-        return read_text(users[-1].get("content"))
-    return read_text(asked)
+        return [one for one in asked if one["role"] in ("user", "human")] or asked
+    return []
+
+
+def _content(message: Json) -> Any:
+    return first_of(message, "content", "parts")  # which Gemini's are called
 
 
 def read_usage(usage: Any) -> Json:
@@ -152,10 +183,10 @@ def read_usage(usage: Any) -> Json:
         >>> read_usage({"candidatesTokenCount": 4, "thoughtsTokenCount": 3})
         {'tokens': 7, 'thinking_tokens': 3}
     """
-    said = first_of(usage, "completion_tokens", "output_tokens", "output", "outputTokens")
-    asked = _count(first_of(usage, "prompt_tokens", "input_tokens", "input", "inputTokens", "promptTokenCount",
-                            "prompt_token_count"))  # fmt: skip
-    total = first_of(usage, "total_tokens", "total", "totalTokens", "totalTokenCount", "total_token_count")
+    said = _first_counted(usage, "completion_tokens", "output_tokens", "output", "outputTokens")
+    asked = _count(_first_counted(usage, "prompt_tokens", "input_tokens", "input", "inputTokens", "promptTokenCount",
+                                  "prompt_token_count"))  # fmt: skip
+    total = _first_counted(usage, "total_tokens", "total", "totalTokens", "totalTokenCount", "total_token_count")
     thinking = _count(first_of(usage, "completion_tokens_details.reasoning_tokens",
                                "output_tokens_details.reasoning_tokens", "reasoning_tokens", "output_reasoning_tokens",
                                *GEMINI_THOUGHTS))  # fmt: skip
@@ -163,9 +194,10 @@ def read_usage(usage: Any) -> Json:
     visible = first_of(usage, "candidatesTokenCount", "candidates_token_count")
     if said is None and (visible is not None or first_of(usage, *GEMINI_THOUGHTS) is not None):
         said, count = visible, (_count(visible) or 0) + (thinking or 0)  # Gemini's: the answer alone
-    cached = sum(_count(first_of(usage, name)) or 0 for name in (*CACHE_READ, *CACHE_WRITTEN))
+    # What stands beside the prompt's tokens, and is in the total too.
+    beside = sum(_count(first_of(usage, name)) or 0 for name in (*CACHE_READ, *CACHE_WRITTEN, *TOOL_RESULTS))
     whole, thought = read_tokens(
-        {"completion_tokens": count, "prompt_tokens": None if asked is None else asked + cached,
+        {"completion_tokens": count, "prompt_tokens": None if asked is None else asked + beside,
          "total_tokens": _count(total), "reasoning_tokens": thinking}
     )  # fmt: skip
     return known(tokens=said if whole is None else whole, thinking_tokens=thought) | prompt_counts(usage)
@@ -181,6 +213,12 @@ def prompt_counts(usage: Any) -> Json:
     use = read_prompt_use(usage) if isinstance(usage, Mapping) else TokenUse()
     counts = zip(PROMPT_COUNTS, (use.input, use.cached_input, use.cache_write), strict=True)
     return {name: int(number) if number == int(number) else number for name, number in counts if number}
+
+
+def _first_counted(usage: Any, *names: str) -> Any:
+    """What the first name says that counts something: relays fill in the names of another API with 0."""
+    said = [value for name in names if (value := first_of(usage, name)) is not None]
+    return next((value for value in said if _count(value)), next(iter(said), None))
 
 
 def _count(value: Any) -> int | None:
@@ -204,7 +242,7 @@ def read_object(value: Any) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([, '\u00a0\u202f]\d{3})+(\.\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([, '\u2019\u00a0\u202f]\d{3})+(\.\d+)?")
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -226,11 +264,11 @@ def read_number(value: Any, *, decimal_comma: bool = False) -> float:
     """
     if not isinstance(value, str):
         return float(value)
-    text = value.strip().removesuffix("%") if value.strip().endswith("%") else value.strip()
+    text = value.strip().removesuffix("%").rstrip()  # a blank may stand before the sign
     if _COMMA.fullmatch(text) and (decimal_comma or not _THOUSANDS.fullmatch(text)):
         text = text.replace(",", ".")
     elif _THOUSANDS.fullmatch(text):
-        text = re.sub(r"[, '\u00a0\u202f]", "", text)
+        text = re.sub(r"[, '\u2019\u00a0\u202f]", "", text)
     return float(text)
 
 
@@ -267,5 +305,5 @@ class Commas:
 
 def _comma(value: Any) -> str:
     """What the one comma of a text that says a number parts; "" where it has none."""
-    text = value.strip().removesuffix("%") if isinstance(value, str) else ""
+    text = value.strip().removesuffix("%").rstrip() if isinstance(value, str) else ""
     return "" if not _COMMA.fullmatch(text) else "thousands" if _THOUSANDS.fullmatch(text) else "decimals"

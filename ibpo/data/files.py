@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import unquote
 
 from ibpo.errors import IbpoError
 from ibpo.prices import Prices
@@ -38,6 +39,12 @@ KINDS = (*LINES, "json", *TABLES, *COLUMNAR, "eval")
 PACKED = ("gz", "zst")
 ENDINGS = ".jsonl, .json, .csv, .tsv, .txt, .parquet, .arrow or .feather; all but the last three also .gz or .zst"
 DELIMITERS = ",;\t|"
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""What is written for no value in the name of a folder."""
+MAX_NAMED = 5
+"""Lists of a document that a message names."""
+DELTA = "_delta_log"
+"""The folder by which a table of Delta Lake is known."""
 _BLANKS = re.compile(r"\s*")
 
 
@@ -62,6 +69,8 @@ class Source:
     """What tokens cost: the rows get a column `money`."""
     tokens: str = ""
     """Then: the column with the completion's tokens; "": found."""
+    problem: str = ""
+    """The column that the caller names for the problem: a row that has it needs no other identifier."""
     notes: list[str] = field(default_factory=list[str])
     custom_ids: list[str] = field(default_factory=list[str])
     """Of a batch: the identifiers of all requests that were answered; of Inspect: the uuids of its samples."""
@@ -112,11 +121,17 @@ def data_files(folder: Path) -> list[Path]:
     """The tables in a folder and those below it, in order of their names; what begins with a dot or `_` is passed over.
 
     Raises:
-        LogError: where there are none.
+        LogError: where there are none; for a table of Delta Lake, whose folder keeps the files of its earlier versions.
     """
+    found = list(files_below(folder))
+    if delta := next((file.parent.parent for file in found if file.parent.name == DELTA), None):
+        raise LogError(
+            f"{delta}: is a table of Delta Lake, whose folder holds the files of its earlier versions too; write the "
+            "version that is meant as a .parquet file and name that"
+        )
     files = sorted(
         file
-        for file in files_below(folder)
+        for file in found
         if kind_of(file) not in ("", "txt")
         and file.is_file()
         and not any(p[0] in "._" for p in file.relative_to(folder).parts)
@@ -126,15 +141,23 @@ def data_files(folder: Path) -> list[Path]:
     return files
 
 
-def partition_of(file: Path, root: Path) -> dict[str, str]:
+def partition_of(file: Path, root: Path) -> dict[str, str | None]:
     """What the folders between say of every row of the file: `model=a/effort=low/part-0.parquet`.
+
+    Whoever writes such folders writes signs that a file's name cannot hold as `%2F`, and has a name for no value.
 
     Example:
         >>> partition_of(Path("log/effort=low/0.parquet"), Path("log"))
         {'effort': 'low'}
+        >>> partition_of(Path("log/model=openai%2Fgpt-5/level=__HIVE_DEFAULT_PARTITION__/0.parquet"), Path("log"))
+        {'model': 'openai/gpt-5', 'level': None}
     """
     pairs = (part.partition("=") for part in file.relative_to(root).parts[:-1])
-    return {name: value for name, equals, value in pairs if equals and name and value}
+    return {
+        unquote(name): None if value == NO_VALUE else unquote(value)
+        for name, equals, value in pairs
+        if equals and name and value
+    }
 
 
 def read_rows(path: Path) -> Iterator[RawRow]:
@@ -148,7 +171,7 @@ def read_rows(path: Path) -> Iterator[RawRow]:
         LogError: for a file that is not there, of another kind, or broken as a whole.
     """
     kind = kind_of(path)
-    if not kind:
+    if not kind and path.exists():
         raise LogError(f"{path}: the name must end in {ENDINGS}")
     if not path.is_file():
         raise LogError(f"{path}: there is no such file")
@@ -261,9 +284,15 @@ def document_rows(path: Path, document: Any) -> Iterator[RawRow]:
     if isinstance(document, dict):
         found = _lists_of_objects(document)
         if len(found) > 1:
-            names = ", ".join(found)
+            names = ", ".join(list(found)[:MAX_NAMED]) + ", ..." * (len(found) > MAX_NAMED)
             raise LogError(
                 f"{path}: several lists of objects, {names}; write the one that is meant as a file of its own"
+            )
+        fields = [set(value) for value in document.values() if isinstance(value, dict)]
+        if not found and len(document) == len(fields) > 1 and fields[0] and all(one == fields[0] for one in fields):
+            raise LogError(
+                f"{path}: an object of {len(document)} objects with the same fields; write a list of objects, one per "
+                "response (pandas: orient='records')"
             )
         name, document = next(iter(found.items()), ("", [document]))
     else:

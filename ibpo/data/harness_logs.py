@@ -16,7 +16,8 @@ import json
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from ibpo.data.fields import (
     read_prompt,
     read_text,
     read_usage,
+    read_user_turns,
 )
 from ibpo.data.files import NUM_PEEKED, LogError, RawRow, Row, Source, parse_json, pyarrow_for, read_document
 
@@ -40,6 +42,8 @@ MAX_LABEL = 60
 """Letters of a prompt's label that name a configuration; without one of its own it is the whole prompt."""
 ZSTD = 93
 """Method of a zip's member that the standard library of Python 3.11 cannot unpack."""
+SCORERS = ("scorers", "scorer")
+"""Types of the spans of Inspect in which answers are scored."""
 GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """Inspect's correct, incorrect, partial, no answer."""
 
@@ -63,7 +67,9 @@ def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator
     run, wanted = _lm_eval_run(file, task, date, source), source.filter
     peeked = list(islice(rows, NUM_PEEKED))
     wanted = wanted or next((str(row.get("filter", "")) for _, row in peeked), "")
-    usual = usual_metric(_lm_eval_metrics(row) for _, row in peeked if str(row.get("filter", "")) == wanted)
+    usual = usual_metric(
+        (_lm_eval_metrics(row) for _, row in peeked if str(row.get("filter", "")) == wanted), source, "{}"
+    )
     filters: set[str] = set()
     found = 0
     for place, row in chain(peeked, rows):
@@ -191,7 +197,7 @@ def convert_lighteval(rows: Iterator[Row], source: Source, file: Path) -> Iterat
     """
     named = LIGHTEVAL_FILE.search(file.name)
     peeked = list(islice(rows, NUM_PEEKED))
-    usual = usual_metric(read_object(row["metric"]) for _, row in peeked)
+    usual = usual_metric((read_object(row["metric"]) for _, row in peeked), source, "metric.{}")
     for number, (place, row) in enumerate(chain(peeked, rows)):
         doc, response = row["doc"], row["model_response"]
         texts = response.get("text_post_processed") or response.get("text") or []
@@ -240,8 +246,13 @@ def _lighteval_model(file: Path) -> str:
     return file.stem
 
 
-def usual_metric(rows: Iterable[Mapping[str, Any]]) -> str:
+def usual_metric(rows: Iterable[Mapping[str, Any]], source: Source | None = None, column: str = "") -> str:
     """The first metric that is in [0, 1] in all of the first rows: a BLEU of 0 is, where the next row's is 34; else "".
+
+    Args:
+        rows: The metrics of each.
+        source: Is told where there are several, and none was named.
+        column: The column of a metric, with `{}` for its name.
 
     Example:
         >>> usual_metric([{"bleu": 0.0, "right": 1}, {"bleu": 34.5, "right": 0}])
@@ -250,7 +261,17 @@ def usual_metric(rows: Iterable[Mapping[str, Any]]) -> str:
     rows = list(rows)
     names = dict.fromkeys(name for row in rows for name in row)
     known = {name: [value for row in rows if (value := row.get(name)) is not None] for name in names}
-    return next((name for name, values in known.items() if values and all(map(_is_part, values))), "")
+    fit = [name for name, values in known.items() if values and all(map(_is_part, values))]
+    if source is not None:
+        _note_metric(source, fit, column)
+    return fit[0] if fit else ""
+
+
+def _note_metric(source: Source, names: Sequence[str], column: str) -> None:
+    """Say which of several metrics is the reward, and how another is named."""
+    if len(names) > 1 and not source.metric:
+        other = column.format(names[1])
+        source.note(f"reward = {names[0]} of {', '.join(names)} (--columns reward={other} names another)")
 
 
 def _is_part(value: Any) -> bool:
@@ -337,14 +358,18 @@ def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
             source.custom_ids.append(key)
         model = first_of(header, "eval.model") or ""
         usage = read_object(sample.get("model_usage"))
-        spent = usage.get(model) or lookup(sample, "output.usage") or next(iter(usage.values()), {})
+        spent = _without_grading(read_object(usage.get(model)), header, sample, model, source)
+        spent = spent or lookup(sample, "output.usage") or next(iter(usage.values()), {})
         scores = read_object(sample.get("scores"))
-        usual = usual or next(iter(scores), "")  # one for all samples, also where it gave one of them no score
+        if not usual:  # one for all samples, also where it gave one of them no score
+            usual = next(iter(scores), "")
+            _note_metric(source, list(scores), "sample.scores.{}.value")
         value, answer = _inspect_score(place, scores, source.metric, usual)
         target = sample.get("target")
         yield (
             place,
-            row
+            # What the whole run came to is no value of a sample, and not to be guessed as one.
+            {**row, "inspect": {name: value for name, value in header.items() if name not in ("results", "stats")}}
             | known(
                 harness_task=first_of(header, "eval.task"),
                 effort=first_of(header, *(f"{at}.reasoning_{what}" for what in ("effort", "tokens")
@@ -364,6 +389,35 @@ def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
                 domain=str(first_of(sample, "metadata.subject", "metadata.domain") or ""),
             ),
         )  # fmt: skip
+
+
+def _without_grading(usage: Json, header: Json, sample: Json, model: str, source: Source) -> Json:
+    """A sample's usage of a model, less what the same model spent on grading its answer (`model_graded_qa`).
+
+    A scorer's calls are in its span. Those of `inspect score`, which grades a log later on, are in no usage: what was
+    spent outside of scorers is never taken away.
+    """
+    scorers: set[str] = set()
+    answering, grading = Counter[str](), Counter[str]()
+    for event in sample.get("events") or ():
+        kind = event.get("event")
+        if kind == "span_begin" and (event.get("type") in SCORERS or event.get("parent_id") in scorers):
+            scorers.add(event.get("id"))
+        elif kind == "model" and event.get("model") == model and event.get("cache") != "read":
+            spent = grading if event.get("span_id") in scorers else answering
+            spent.update({name: count for name, count in read_object(lookup(event, "output.usage")).items()
+                          if isinstance(count, int)})  # fmt: skip
+    if grading:
+        source.note("the tokens by which the same model graded its answers are not in their costs")
+        left = {name: max(answering[name], count - grading[name]) if isinstance(count, int) else count
+                for name, count in usage.items()}  # fmt: skip
+        return left if left.get("output_tokens") else {}  # the answer was of a cache
+    if not sample.get("events") and any(
+        "model_graded" in str(lookup(scorer, "name")) and not lookup(scorer, "options.model")
+        for scorer in lookup(header, "eval.scorers") or ()
+    ):
+        source.note("the log has no events: where the model graded its own answers, their costs hold that too")
+    return usage
 
 
 def _inspect_score(place: str, scores: Json, metric: str, usual: str) -> tuple[Any, str | None]:
@@ -429,6 +483,7 @@ def convert_helm(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
             source.left_out["failed requests"] += 1
             continue
         names = [source.metric] if source.metric else [name for name in HELM_METRICS if stats.get(name) is not None]
+        _note_metric(source, names, "stats.{}")
         first = lookup(state, "result.completions.0")
         references = lookup(state, "instance.references") or []
         gold = next((lookup(one, "output.text") for one in references if "correct" in (one.get("tags") or ())), None)
@@ -570,5 +625,11 @@ def convert_trl(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
         effort = {"effort": row["reasoning_effort"]} if "reasoning_effort" in row else {}
         yield (
             place,
-            {**row, **effort, "prompt": read_prompt(row["prompt"]), "completion": str(text), "reward": row[name]},
+            {
+                **row,
+                **effort,
+                **known(prompt=read_prompt(row["prompt"]), user_turns=read_user_turns(row["prompt"])),
+                "completion": str(text),
+                "reward": row[name],
+            },
         )

@@ -254,9 +254,10 @@ class LogReader:
         """What was wrong with the rows that the last pass left out."""
         self.notes: list[str] = []
         """How the last pass read the log, for whoever asked."""
-        self._models: dict[str, set[str]] = {}
-        """Response group -> the models that answered in it."""
-        self._tasks: set[str] = set()
+        self._models: dict[tuple[str, str], set[str]] = {}
+        """Part and response group -> the models that answered in it."""
+        self._tasks: dict[str, set[str]] = {}
+        """Part -> the tasks of a harness in it."""
         self._model: str | None = None
         """The column of that name, however it is written, where nobody said whether it splits the log."""
         self._is_own = False
@@ -275,7 +276,7 @@ class LogReader:
         Raises:
             LogError: With file, line, field and fix; a log without a good row; several models and no `by`.
         """
-        self.columns, self.bad_rows, self.notes, self._models, self._tasks = {}, [], [], {}, set()
+        self.columns, self.bad_rows, self.notes, self._models, self._tasks = {}, [], [], {}, {}
         self._model, self._is_own, self._ways, num_rows = None, False, {}, 0
         for block in self._parquet_blocks() if self._is_plain_parquet() else self._text_blocks():
             num_rows += len(block)
@@ -289,19 +290,25 @@ class LogReader:
                 f"{self.path}: no {'usable ' if self.bad_rows or left_out else ''}rows{left_out}; a log needs one row "
                 "per response"
             )
-        if len(self._tasks) > 1:
+        tasks = next((of_part for of_part in self._tasks.values() if len(of_part) > 1), set[str]())
+        if tasks:
+            fix = "give --by harness_task, an allocation for each, or name" if self.names.by is None else "name"
             raise LogError(
-                f"{self.path}: holds {len(self._tasks)} tasks, {', '.join(sorted(self._tasks)[:3])}, whose problems "
-                "may have the same number; give --by harness_task, an allocation for each, or name the files of one"
+                f"{self.path}: holds {len(tasks)} tasks, {', '.join(sorted(tasks)[:3])}, whose problems may have the "
+                f"same number; {fix} the files of one"
             )
         models = set[str]().union(*self._models.values())
         if any(len(of_group) > 1 for of_group in self._models.values()):
-            raise LogError(
-                f"{self.path}: column {self._model!r} holds {len(models)} models; give --by {self._model}, an "
-                "allocation for each"
+            fix = (
+                f"give --by {self._model}, an allocation for each" if self.names.by is None else "name the files of one"
             )
-        if len(models) > 1:  # efforts that run on different models are alternatives like any other
-            said = ", ".join(f"{group} of {next(iter(of_group))}" for group, of_group in sorted(self._models.items()))
+            if len({group for _, group in self._models}) == 1:
+                fix += f"; or --columns response_group={self._model}, to choose between them"
+            raise LogError(f"{self.path}: column {self._model!r} holds {len(models)} models; {fix}")
+        if len(models) > 1 and self.names.by is None:  # efforts that run on different models are alternatives
+            said = ", ".join(
+                f"{group} of {next(iter(of_group))}" for (_, group), of_group in sorted(self._models.items())
+            )
             self.notes.append(f"every response group is of one model: {said}")
 
     @property
@@ -317,7 +324,8 @@ class LogReader:
 
     def _text_blocks(self) -> Iterator[LogRows]:
         """Whatever is not plain Parquet: row by row, or large files of plain JSON lines by columns."""
-        source = Source(path=self.path, prices=self.names.prices, tokens=self.names.cost or "")
+        names = self.names
+        source = Source(path=self.path, prices=names.prices, tokens=names.cost or "", problem=names.problem or "")
         stream = read_log_rows(source, join=self.join)
         peeked = list(islice(stream, NUM_PEEKED))
         good = [row for _, row in peeked if not isinstance(row, LogError)]
@@ -333,6 +341,8 @@ class LogReader:
                 self._model = find_alike({name: 0 for row in good for name in row}, "model")
         kinds = self._column_kinds(source, good)
         if kinds is None:
+            if self.names.by == "harness_task" and self.columns.get("response_group", "").lower() != "model":
+                self._model = find_alike({name: 0 for row in good for name in row}, "model")  # of one task, too
             parsed = self._parsed_rows(chain(peeked, stream), source)
             while rows := list(islice(parsed, BLOCK // 10)):
                 yield self._from_rows(rows)
@@ -369,9 +379,9 @@ class LogReader:
                 continue
             # Where the models are the response groups they do not split the log.
             if self._model and row.get(self._model) not in (None, row.get("response_group")):
-                self._models.setdefault(made["response_group"], set()).add(str(row[self._model]))
-            if self.names.by is None and "harness_task" in row:
-                self._tasks.add(str(row["harness_task"]))
+                self._models.setdefault((made.get("by", ""), made["response_group"]), set()).add(str(row[self._model]))
+            if "harness_task" in row:
+                self._tasks.setdefault(made.get("by", ""), set()).add(str(row["harness_task"]))
             yield made
 
     def _column_kinds(self, source: Source, rows: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
@@ -588,7 +598,7 @@ class LogReader:
         pairs = np.unique(group.code[there].astype(np.int64) * len(of_row.names) + of_row.code[there])
         for pair in pairs.tolist():
             name, model = divmod(pair, len(of_row.names))
-            self._models.setdefault(group.names[name], set()).add(of_row.names[model])
+            self._models.setdefault(("", group.names[name]), set()).add(of_row.names[model])
 
 
 def _is_plain(types: Any, kind: Any, field: str) -> bool:

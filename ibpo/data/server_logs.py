@@ -30,6 +30,7 @@ from ibpo.data.fields import (
     read_prompt,
     read_text,
     read_usage,
+    read_user_turns,
 )
 from ibpo.data.files import (
     LINES,
@@ -45,6 +46,7 @@ from ibpo.data.files import (
     read_document,
     read_rows,
 )
+from ibpo.prices import CACHE_READ, CACHE_WRITTEN
 
 EFFORTS = (
     "none",
@@ -222,7 +224,13 @@ def read_request(asked: Any) -> Json:
         effort = "thinking" if switch in (True, "enabled", "adaptive") else "none"
     several = asked.get("messages") if isinstance(asked, dict) else None
     messages = several if isinstance(several, list) and len(several) > 1 else None
-    return known(prompt=read_prompt(asked), messages=messages, model=first_of(asked, "model"), effort=effort)
+    return known(
+        prompt=read_prompt(asked),
+        user_turns=read_user_turns(asked),
+        messages=messages,
+        model=first_of(asked, "model"),
+        effort=effort,
+    )
 
 
 class Asked(NamedTuple):
@@ -496,7 +504,7 @@ def _answered(file: Path, asked: dict[str, Json]) -> Iterator[Asked]:
             length = sum(prompt_counts(first_of(answer, *USAGES)).values()) if not lookup(answer, "tools") else 0
             yield Asked(
                 name,
-                prompt=asked.get(name, {}).get("prompt") or "",
+                prompt=first_of(asked.get(name), "user_turns", "prompt") or "",
                 folder=str(file.parent),
                 model=str(lookup(answer, "model")),
                 num_tokens=length,
@@ -551,12 +559,13 @@ def convert_pairs(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]
         one: Json = {
             **row,
             "request_id": first_of(answer, "id", "responseId", "response_id"),
-            **known(prompt=read_prompt(asked) or None),
+            **known(prompt=read_prompt(asked) or None, user_turns=read_user_turns(asked)),
         }
         one |= read_completion(answer)
         effort = read_request(asked).get("effort") if isinstance(asked, dict) else None
         one |= known(effort=effort or first_of(about, "effort", "reasoning_effort", "response_group", "group"))
-        own = first_of(row, *PROBLEM_NAMES, *(["id"] if answer is not row or "candidates" in row else []))
+        # A batch of Gemini calls its requests by a key.
+        own = first_of(row, *PROBLEM_NAMES, *(["id", "key"] if answer is not row or "candidates" in row else []))
         one |= known(reward=first_of(about, "reward", "correct", "score"))
         one |= known(problem_id=own or first_of(about, *PROBLEM_NAMES, "id"))
         for found in each_answer(one, choices_of(answer), source):
@@ -593,8 +602,10 @@ def convert_litellm(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
         asked = read_request(read_object(first_of(whole, "asked.body", "asked")))
         answer = read_object(whole["answer"])
         messages = row.get("messages")
-        prompt = read_prompt(messages) if messages not in (None, "", "{}", {}, "[]") else asked.get("prompt")
-        one: Json = {**row, **read_completion(answer), **known(prompt=prompt or None)}
+        if messages not in (None, "", "{}", {}, "[]"):
+            asked |= known(prompt=read_prompt(messages), user_turns=read_user_turns(messages))
+        said = known(prompt=asked.get("prompt") or None, user_turns=asked.get("user_turns"))
+        one: Json = {**row, **read_completion(answer), **said}
         if told := read_object(first_of(about, "usage_object", "additional_usage_values")):
             one |= prompt_counts({"prompt_tokens": row.get("prompt_tokens"), **told})
         one |= known(
@@ -649,7 +660,7 @@ def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
         one = (
             row
             | scores
-            | read_usage(read_object(row.get("usageDetails")))
+            | read_usage(_whole_input(read_object(row.get("usageDetails"))))
             | known(
                 request_id=row["id"],
                 effort=first_of(row, "modelParameters.reasoning_effort", "modelParameters.reasoning.effort")
@@ -658,6 +669,7 @@ def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
                 problem_id=first_of(about, *PROBLEM_NAMES),
                 cost_usd=row.get("totalCost") or None,
                 prompt=read_prompt(row.get("input")) or None,
+                user_turns=read_user_turns(row.get("input")),
                 completion=read_text(first_of(row, "output.content") or row.get("output")) or None,
                 reward=scores.get(name),
             )
@@ -666,6 +678,15 @@ def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
         choices = [{"message": answer} for answer in said] if isinstance(said, list) and asked == len(said) else []
         for found in each_answer(one, choices, source):
             yield place, found
+
+
+def _whole_input(usage: Json) -> Json:
+    """The usage with the kinds of tokens of the prompt that are no cache's (`input_audio_tokens`) among `input`."""
+    kinds = [name for name, count in usage.items() if name.startswith("input_") and isinstance(count, int | float)
+             and name not in ("input_tokens", *CACHE_READ, *CACHE_WRITTEN)]  # fmt: skip
+    return usage | (
+        {"input": usage["input"] + sum(usage[name] for name in kinds)} if kinds and "input" in usage else {}
+    )
 
 
 def _mean_score(value: Any) -> float | None:
@@ -713,10 +734,18 @@ def convert_helicone(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
 
 
 def is_otel(row: Json) -> bool:
-    """A span of the SDK's console exporter, or a batch of the collector's file exporter."""
-    attributes = row.get("attributes")
-    spans = isinstance(attributes, dict) and any(str(name).startswith("gen_ai.") for name in attributes)
-    return spans or is_otlp(row)
+    """A span of the SDK's console exporter, or a batch of the collector's file exporter.
+
+    The first span of a file need not be of a model: a call's own connection ends before it.
+    """
+    attributes, context = row.get("attributes"), row.get("context")
+    of_console = isinstance(context, dict) and {"trace_id", "span_id"} <= set(context) and "parent_id" in row
+    return is_otlp(row) or (isinstance(attributes, dict) and (of_console or _is_of_model(attributes)))
+
+
+def _is_of_model(attributes: Json) -> bool:
+    """Whether a span is of a model's work, rather than of the application around it."""
+    return any(str(name).startswith("gen_ai.") for name in attributes)
 
 
 def is_otlp(document: Any) -> bool:
@@ -729,6 +758,13 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
 
     Of several evaluations it is the one named by --metric, else the first of the file; the others are columns.
     """
+    for place, one, choices in _once_each(_responses_of(rows, source, file), source):
+        for found in each_answer(one, choices, source):
+            yield place, found
+
+
+def _responses_of(rows: Iterator[Row], source: Source, file: Path) -> Iterator[tuple[str, Json, list[Json]]]:
+    """The spans in which a model answered, and the answers of each."""
     if file.parent not in source.evaluations:  # read once, however many files of spans lie there
         scores: dict[str, Json] = {}
         for other in sorted(file.parent.iterdir()):
@@ -740,6 +776,9 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
     for place, row in rows:
         for span in _spans(row):
             about: Json = span["attributes"]
+            if not _is_of_model(about):
+                source.left_out["spans without attributes gen_ai.*, which are of no model"] += 1
+                continue
             if about.get("gen_ai.operation.name") not in (None, "chat", "text_completion", "generate_content"):
                 continue
             failed = "error.type" in about or str(lookup(span, "status.code")) in ("2", "STATUS_CODE_ERROR")
@@ -777,12 +816,38 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
                     thinking_tokens=_ending(about, "reasoning.output_tokens", "reasoning_tokens"),
                     finish_reason=ends[0] if isinstance(ends, list) and ends else ends,
                     prompt=_said(lookup(about, "gen_ai.input.messages"), last=True) or None,
+                    user_turns=read_user_turns(lookup(about, "gen_ai.input.messages")),
                     completion=_said(said, last=False) or None,
                     reward=mine.get(wanted),
                 )
             )
-            for found in each_answer(one, _generations(ends, said), source):
-                yield place, found
+            yield place, one, _generations(ends, said)
+
+
+def _once_each(spans: Iterator[tuple[str, Json, list[Json]]], source: Source) -> Iterator[tuple[str, Json, list[Json]]]:
+    """The responses of spans, each once: two instrumentations of one call write a span each, one inside of the other.
+
+    The one of them that says the effort is kept, else the first; the other fills what it lacks.
+    """
+    held: dict[tuple[Any, Any], tuple[str, Json, list[Json]]] = {}
+    seen: set[tuple[Any, Any]] = set()
+    for place, one, choices in spans:
+        key = one["trace_id"], one.get("request_id") or one["span_id"] or place
+        if key in seen:
+            source.left_out["spans of a response that another span of its trace is of"] += 1
+            if key in held:
+                kept, other = held[key], (place, one, choices)
+                if "effort" in one and "effort" not in kept[1]:
+                    kept, other = other, kept
+                more = {name: other[1][name] for name in ("problem_id", "reward", "prompt", "completion")
+                        if name in other[1]}  # fmt: skip
+                held[key] = kept[0], more | kept[1], kept[2]
+            continue
+        seen.add(key)
+        held[key] = place, one, choices
+        if len(held) > NUM_PEEKED:  # they end one right after the other
+            yield held.pop(next(iter(held)))
+    yield from held.values()
 
 
 def _otel_batches(file: Path) -> Iterator[Json]:

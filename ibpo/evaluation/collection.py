@@ -238,15 +238,18 @@ def what_more(look: Look, targets: Sequence[Target], logged_PG: NDArray[np.int64
         money_per_call: What a call costs; None: no money is counted.
     """
     done = int(calls_to(targets, logged_PG).sum())
-    answers = int(answers_of(targets, len(logged_PG)).max(initial=FEWEST))
+    wanted = answers_of(targets, len(logged_PG))
+    answers, num_problems = int(wanted.max(initial=FEWEST)), int((wanted > 0).sum())
     wider = Target(num_problems=len(logged_PG), answers=answers)
     possible = int(calls_to([wider], logged_PG, targets).sum())
-    halve = 3 * done  # an interval is as wide as one over the root of the number of problems
+    # An interval is as wide as one over the root of the number of problems, whoever answered them.
+    four = Target(num_problems=4 * num_problems, answers=answers)
+    halve = int(calls_to([four], logged_PG, targets).sum())
     parts: list[str] = []
-    if look.half_width < math.inf and halve <= possible:
+    if look.half_width < math.inf and 4 * num_problems <= len(logged_PG) and halve:
         parts.append(f"another {_calls(halve, money_per_call)} would halve the interval")
     elif look.half_width < math.inf and possible:
-        narrow = look.half_width * math.sqrt(done / (done + possible))
+        narrow = look.half_width * math.sqrt(num_problems / len(logged_PG))
         parts.append(
             f"the log's other prompts would take {_calls(possible, money_per_call)} and bring the interval to about "
             f"{narrow:.3f} on either side"

@@ -29,7 +29,7 @@ from ibpo.evaluation.metrics import (
     pass_at_k,
     votes_of_codes,
 )
-from ibpo.evaluation.responses import Responses, coarse_levels, level_names, natural
+from ibpo.evaluation.responses import Responses, coarse_levels, level_names, natural, with_levels
 from ibpo.evaluation.statistics import (
     Estimate,
     FloatArray,
@@ -145,7 +145,11 @@ def by_number(responses: Responses, column: str) -> NDArray[Any]:
 
 
 def describe(
-    responses: Responses, *, extended: str = EXTENDED, code: NDArray[np.int64] | None = None
+    responses: Responses,
+    *,
+    extended: str = EXTENDED,
+    code: NDArray[np.int64] | None = None,
+    cost_unit: str = "tokens",
 ) -> dict[str, dict[str, Numbers]]:
     """All metrics of one configuration's responses with standard errors clustered by problem and 95 % intervals.
 
@@ -153,6 +157,7 @@ def describe(
         responses: of one configuration.
         extended: Name of the response group whose share is the extended share.
         code: `[N]` numbers of their answers, as from `code_answers`, where they are known.
+        cost_unit: What `responses.tokens` counts. Thinking tokens are a part of tokens, and of no other unit.
 
     Returns:
         Slice (`"overall"`, `"level=..."`, `"domain=..."`) -> `"all"`, `"right"`, `"wrong"` (that ended by itself) or
@@ -173,16 +178,17 @@ def describe(
         slices |= {f"{name}={value}": texts == value for value in values}
     responses = replace(responses, problem=number_problems(responses.problem)[1])
     code = code_answers(responses.problem, responses.answer, responses.right) if code is None else code
-    return {name: _slice(responses.where(mask), code[mask], extended) for name, mask in slices.items()}
+    in_tokens = cost_unit == "tokens"
+    return {name: _slice(responses.where(mask), code[mask], extended, in_tokens) for name, mask in slices.items()}
 
 
-def _slice(responses: Responses, code: NDArray[np.int64], extended: str) -> dict[str, Numbers]:
+def _slice(responses: Responses, code: NDArray[np.int64], extended: str, in_tokens: bool) -> dict[str, Numbers]:
     right, cut = responses.right, np.nan_to_num(responses.truncated)
     return {
-        "all": _repeated(responses, code) | _spent(responses, None, extended),
-        "right": _spent(responses, right, extended),
-        "wrong": _spent(responses, (1 - right) * (1 - cut), extended),
-        "cut off": _spent(responses, (1 - right) * cut, extended),
+        "all": _repeated(responses, code) | _spent(responses, None, extended, in_tokens),
+        "right": _spent(responses, right, extended, in_tokens),
+        "wrong": _spent(responses, (1 - right) * (1 - cut), extended, in_tokens),
+        "cut off": _spent(responses, (1 - right) * cut, extended, in_tokens),
     }
 
 
@@ -213,7 +219,7 @@ def vote_sizes(largest: int) -> list[int]:
     return sorted({2**i for i in range(largest.bit_length()) if 2**i <= largest} | {largest})
 
 
-def _spent(responses: Responses, where: np.ndarray | None, extended: str) -> Numbers:
+def _spent(responses: Responses, where: np.ndarray | None, extended: str, in_tokens: bool) -> Numbers:
     problem, found = responses.problem, {}
     thinking = responses.thinking_tokens
     if not np.isnan(responses.tokens).all():
@@ -222,7 +228,8 @@ def _spent(responses: Responses, where: np.ndarray | None, extended: str) -> Num
         found["p95_tokens"] = estimate_quantile(responses.tokens, problem, 0.95, where)
     if not np.isnan(thinking).all():
         found["thinking_tokens"] = estimate_mean(thinking, problem, where, positive=True)
-        found["answer_tokens"] = estimate_mean(responses.tokens - thinking, problem, where, positive=True)
+        if in_tokens:
+            found["answer_tokens"] = estimate_mean(responses.tokens - thinking, problem, where, positive=True)
     if any(responses.response_group.tolist()):
         share = (responses.response_group == extended).astype(float)
         found["extended_share"] = estimate_rate(share, problem, where)
@@ -526,6 +533,8 @@ class CompareOptions:
     """Random halvings; None: `splits_of_report`."""
     seed: int = 0
     extended: str = EXTENDED
+    cost_unit: str = "tokens"
+    """What a response's cost counts."""
 
 
 def splits_of_report(asked: int | None, num_problems: int) -> int:
@@ -555,7 +564,7 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
     for name in (*options.among, *options.reference, *([options.standard] if options.standard else [])):
         if name not in names:
             raise IbpoError(f"{name}: no such configuration; there are {', '.join(names)}")
-    responses, problems, left_out = _common(coarse_levels(responses))
+    responses, problems, left_out = _common(coarse_levels(with_levels(responses)))
     # Numbers for problems and answers from here on: sorting texts anew for each figure took a quarter of the time.
     sorted_names, p_N = number_problems(responses.problem)
     at = {name: p for p, name in enumerate(sorted_names.tolist())}
@@ -571,7 +580,7 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
     reward_CP = np.array([problem_means(own_of[name].reward, own_of[name].problem, order) for name in names])
     base, cost = names.index(standard), cost_CP.mean(1)
     votes = {name: vote_curve(own_of[name], order, cost_CP[c], code=code_of[name]) for c, name in enumerate(names)}
-    among = list(options.among) or [name for name in names if len(set(own_of[name].response_group)) == 1]
+    among = list(dict.fromkeys(options.among)) or [name for name in names if len(set(own_of[name].response_group)) == 1]
     among_C = [names.index(name) for name in among]
     reference, ends = None, []
     if len(among) > 1 or options.reference:  # names begin with the cheapest
@@ -585,7 +594,7 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
             {
                 "name": name,
                 "num_responses": len(own),
-                "numbers": describe(own, extended=options.extended, code=code_of[name]),
+                "numbers": describe(own, extended=options.extended, code=code_of[name], cost_unit=options.cost_unit),
                 "cost": estimate_mean(cost_CP[c], order, positive=True),
                 "relative_cost": ratio_of_means(cost_CP[c], cost_CP[base]),
                 "difference": difference,

@@ -34,7 +34,7 @@ from ibpo.data import (
 from ibpo.endpoint import as_finish_reason
 from ibpo.errors import IbpoError
 from ibpo.evaluation.responses import Responses, natural
-from ibpo.evaluation.run_facts import budget_of, part_of, policy_and_task, run_tables
+from ibpo.evaluation.run_facts import budget_of, part_of, policy_and_task, run_tables, sampled_with
 from ibpo.prices import Prices
 from ibpo.responses import boxed, last_number, split_thought
 from ibpo.rewards import Candidate, Judge
@@ -145,6 +145,7 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
     options = options or ImportOptions()
     rows: list[Json] = []
     runs: list[_Run] = []
+    files: list[tuple[Path, list[Json]]] = []
     kinds: dict[tuple[str, ...], int] = {}
     bad: list[str] = []
     for name, path in paths:
@@ -156,6 +157,7 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
             for row in found if more else ():
                 row.update(more)
             rows += found
+            files.append((file, found))
         own = [row for row in rows[first:] if row.get("way")]
         policy, task = policy_and_task(path) if own else ({}, "")
         runs.append(_Run(name=name, path=path, policy=policy, task=task, rows=own))
@@ -164,6 +166,9 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
     notes = [f"{count} file{'s' * (count > 1)}: {'; '.join(said)}" for said, count in kinds.items()]
     _split_tasks(runs)
     notes += _name_policies(runs)
+    notes += _split_models(rows)
+    rows, copied = _without_copies(files)
+    notes += copied
     _check_same_problems(rows)
     mixed = _settle_levels(rows)
     notes += [f"{len(bad)} bad rows left out, the first: {bad[0]}"] if bad else []
@@ -178,6 +183,11 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
         if units[part] in ("characters", "responses"):
             for row in own:
                 row["tokens"] = float(len(row.get("completion") or "")) if units[part] == "characters" else 1.0
+        if units[part] == "tokens" and (more := _drop_thinking_beyond(own)):
+            notes.append(
+                f"{part + ': ' if part else ''}thinking tokens of {more} responses are left out, being more than all "
+                "tokens of the response; name the column that counts both with --columns cost=COLUMN"
+            )
         unknown = sum(row.get("tokens") is None for row in own)
         if unknown:
             notes.append(f"{part + ': ' if part else ''}tokens unknown for {unknown} of {len(own)} responses")
@@ -222,6 +232,31 @@ def _name_policies(runs: Sequence[_Run]) -> list[str]:
     return notes
 
 
+def _without_copies(files: Sequence[tuple[Path, list[Json]]]) -> tuple[list[Json], list[str]]:
+    """The rows of all files but those that hold what another one does, whose responses would count twice, and notes.
+
+    Both halves of a response that counts twice look sure. Files of other names or policies are other configurations,
+    and runs of ours with other settings, such as the seed, other responses, which may happen to be the same.
+    """
+    kept: list[Json] = []
+    notes: list[str] = []
+    seen: dict[tuple[int, str], list[tuple[Path, list[Json]]]] = {}
+    for file, rows in files:
+        settings = _key(sampled_with(file)) if any("way" in row for row in rows[:1]) else ""
+        alike = seen.setdefault((len(rows), settings), [])
+        first = next((path for path, others in alike if all(map(_says_the_same, rows, others))), None) if rows else None
+        if first is None:
+            alike.append((file, rows))
+            kept += rows
+        else:
+            notes.append(f"passed over, for it is a copy of {first}: {file}")
+    return kept, notes
+
+
+def _says_the_same(row: Json, other: Json) -> bool:
+    return row | {"place": ""} == other | {"place": ""}
+
+
 def _key(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
@@ -262,6 +297,19 @@ def _split_tasks(runs: Sequence[_Run]) -> None:
         for run in of_part:
             for row in run.rows:
                 row["part"] = of_part[0].task
+
+
+def _split_models(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Give each model a part of its own where a configuration of a harness's task is of several; says so."""
+    models: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        if row.get("model"):
+            models.setdefault((row["part"], row["configuration"]), set()).add(row["model"])
+    mixed = {part for (part, _), of_configuration in models.items() if len(of_configuration) > 1}
+    for row in rows:
+        if row["part"] in mixed and row.get("model"):
+            row["part"] = f"{row['part']}, {row['model']}"
+    return [f"{part}: configurations are of several models, each of which has a part" for part in sorted(mixed)]
 
 
 def _files(path: Path) -> list[tuple[str, str, Path]]:
@@ -305,7 +353,9 @@ def _read_file(
 ) -> tuple[tuple[str, ...], list[Json]]:
     """How a file or folder was read, and its rows; `name` is that of a demo run's policy, else what the caller says."""
     columns, prices = dict(options.columns), options.prices
-    source = Source(path=path, metric=options.metric, filter=options.filter, prices=prices)
+    source = Source(
+        path=path, metric=options.metric, filter=options.filter, prices=prices, problem=columns.get("problem", "")
+    )
     if prices:
         source = replace(source, tokens=columns.get("cost", ""))
         columns["cost"] = MONEY
@@ -414,6 +464,20 @@ def _cost_unit(rows: Sequence[dict[str, Any]]) -> str:
     return "characters" if all(row.get("completion") for row in rows) else "responses"
 
 
+def _drop_thinking_beyond(rows: Sequence[dict[str, Any]]) -> int:
+    """Forget thinking tokens that are no part of the response's tokens; says how many."""
+    beyond = [
+        row
+        for row in rows
+        if row.get("thinking_tokens") is not None
+        and row.get("tokens") is not None
+        and row["thinking_tokens"] > row["tokens"]
+    ]
+    for row in beyond:
+        row["thinking_tokens"] = None
+    return len(beyond)
+
+
 def plain_rows(
     rows: Iterable[Row],
     named: dict[str, str],
@@ -463,6 +527,9 @@ def plain_rows(
     source = source or Source(path=Path())
     numbers = [divided(columns[field])[0] for field in NUMBERS if field in columns]
     commas = Commas((row for _, row in peeked), numbers)
+    # Where a harness's tasks are the parts, models are not yet told apart.
+    of_tasks = columns.get("by") == "harness_task" and not configuration
+    model = find_alike(together, "model") if of_tasks else None
     for place, row in chain(peeked, rows):
         try:
             made = _row(place, row, columns, configuration, commas)
@@ -474,6 +541,8 @@ def plain_rows(
             elif bad is not None:
                 bad.append(str(error))
             continue
+        if model is not None and model != columns["configuration"]:
+            made["model"] = "" if row.get(model) is None else str(row[model])
         if says_error(row) and _is_without_answer(made, columns):
             source.left_out["failed requests"] += 1
         else:
@@ -495,6 +564,8 @@ def _row(
     for field in DIVIDED:
         if field in columns and columns[field] not in row:
             fields[field] = lookup(row, divided(columns[field])[0])
+    # What Python's json writes for a cell of a table that is empty; as text it was a level, and an answer.
+    fields = {field: None if isinstance(value, float) and value != value else value for field, value in fields.items()}
     made: dict[str, Any] = {"place": place, "part": _text(place, columns, fields, "by") if "by" in columns else ""}
     if is_own(row) and "configuration" in columns:
         made["way"] = made["configuration"] = _text(place, columns, fields, "configuration")
@@ -505,6 +576,8 @@ def _row(
         column = columns.get(field, field)
         divide = field in DIVIDED and column not in row  # else it is called so
         made[field] = _number(place, column, fields.get(field), called, commas, divide=divide)
+    if made["budget"] is not None:
+        made["budget"] = _share(place, columns["budget"], fields["budget"], made["budget"])
     made["is_money"] = columns.get("tokens") == IN_MONEY
     made["truncated"] = _cut_off(place, columns.get("truncated", ""), fields.get("truncated"), commas)
     for field in ("response_group", "level", "domain"):
@@ -569,7 +642,7 @@ def _text(place: str, columns: dict[str, str], fields: dict[str, Any], field: st
     value = fields.get(field)
     if value is None or value == "" or value != value or isinstance(value, dict | list):
         raise IbpoError(f"{place}: column {columns[field]!r}: no {field.replace('_', ' ')}; fill it in or drop the row")
-    text = str(value).strip()
+    text = identifier_of(value)
     if "\0" in text:
         raise IbpoError(f"{place}: column {columns[field]!r}: {text!r} holds a NUL character; take it out")
     return text
@@ -584,9 +657,20 @@ def _number(place: str, column: str, value: Any, called: str, commas: Commas, *,
     return check_number(place, value, called, name, divisor, decimal_comma=decimal_comma)
 
 
+def _share(place: str, column: str, value: Any, number: float) -> float:
+    """A budget as a share: 0.5 and 50% are the same one."""
+    share = number / 100 if str(value).strip().endswith("%") else number
+    if share > 1:
+        raise IbpoError(
+            f"{place}, column {column!r}: {value!r} is no share of the responses; write a number from 0 to 1, or 50%"
+        )
+    return share
+
+
 def _cut_off(place: str, column: str, value: Any, commas: Commas) -> float | None:
     if column == "finish_reason":
-        return None if value is None else float(as_finish_reason(str(value)) == "length")
+        said = "" if value is None else str(value).strip()
+        return None if said.lower() in NOTHING else float(as_finish_reason(said) == "length")
     return _number(place, column, value, "truncated", commas)
 
 

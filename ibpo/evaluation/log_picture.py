@@ -97,7 +97,8 @@ def _draw_held_out(axes: Any, part: LogPart, answers: Sequence[Answer]) -> None:
             reward, bars, label = answer.allocation.objective / len(part.problems), None, "chosen, not held out"
         else:
             spent, reward, label = held.spent, as_shown(part, held).reward, labels.pop(recommended, None)
-            bars = _intervals(np.array([reward]), np.array([held.reward_stderr]), len(part.problems))
+            # Of the problems that were halved, which may be a few of all.
+            bars = _intervals(np.array([reward]), np.array([held.reward_stderr]), int(part.repeats.sum()))
         face = RED if recommended else "white"
         axes.errorbar([spent], [reward], yerr=bars, fmt="o", color=RED, mfc=face, capsize=2, linewidth=1, label=label)
         below = reward if bars is None else reward - float(bars[0, 0])

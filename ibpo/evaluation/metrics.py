@@ -198,7 +198,8 @@ def oracle_by_level_at_cost(
     extra_L = np.asarray(cost_extended, float) - base_L
     x_L = ((extra_L < 0) | ((extra_L == 0) & (gain_L > 0))).astype(float)  # the cheapest choice everywhere
     room = mean_cost - float(part_L @ (base_L + x_L * extra_L))
-    if room < -1e-9 * max(1.0, abs(mean_cost)):
+    # In the costs' own unit: a response may cost a millionth of a dollar.
+    if room < -1e-9 * max(float(part_L @ np.maximum(np.abs(base_L), np.abs(base_L + extra_L))), abs(mean_cost)):
         return NAN, np.full(len(acc_L), np.nan)
     room = max(room, 0.0)
     worth_L = gain_L * np.sign(extra_L)  # accuracy bought by leaving the cheapest choice, at |extra| each
@@ -286,10 +287,15 @@ def vote_at_k(
     Returns:
         The problems' ids in sorted order, and `[P]` as `majority_accuracy`; nan with fewer than k responses.
 
+    Raises:
+        ValueError: k is below 1.
+
     Example:
         >>> vote_at_k(["a", "a", "a", "b"], ["4", "4", "7", "1"], [1, 1, 0, 1], 3)
         (['a', 'b'], array([ 1., nan]))
     """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
     names, vote_KP = votes_of_codes(problem, code_answers(problem, answer, correct), correct, [k])
     return names, vote_KP[0]
 
@@ -407,7 +413,8 @@ def estimate_area(cost: ArrayLike, accuracy: ArrayLike, low: float, high: float,
     def statistic(weight_DP: FloatArray) -> FloatArray:
         cost_DK, accuracy_DK = weight_DP @ cost_KP.T, weight_DP @ accuracy_KP.T
         low_D, high_D = np.maximum(low, cost_DK.min(1)), np.minimum(high, cost_DK.max(1))
-        return np.where(high_D > low_D, _areas(cost_DK, accuracy_DK, low_D, np.maximum(high_D, low_D + 1e-9)), NAN)
+        reaches_D = high_D > low_D
+        return np.where(reaches_D, _areas(cost_DK, accuracy_DK, low_D, np.where(reaches_D, high_D, low_D + 1)), NAN)
 
     return bootstrap(statistic, cost_KP.shape[1], seed=seed)
 
@@ -443,7 +450,7 @@ def estimate_gain_ratio(
     mix_K = mix_at_cost(vote_cost_KP.mean(1), votes_KP.mean(1), float(cost_P.mean()))
     gain_P = mix_K @ votes_KP - votes_KP[0]
     stderr = gain_P.std(ddof=1) / np.sqrt(num_problems) if num_problems > 1 else NAN
-    if np.isnan(gain_P.mean()) or gain_P.mean() <= max(stderr, MIN_VOTES_GAIN):
+    if np.isnan(gain_P.mean()) or gain_P.mean() <= max(MIN_VOTES_GAIN, stderr):  # of one problem no error is known
         return Estimate(value=NAN, stderr=NAN, low=NAN, high=NAN, num_problems=num_problems)
 
     def statistic(weight_DP: FloatArray) -> FloatArray:

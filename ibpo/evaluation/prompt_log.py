@@ -102,12 +102,14 @@ def read_prompt_log(
     Raises:
         IbpoError: With file, line, field and fix; for a log without prompts.
     """
-    source = Source(path=path)
+    source = Source(path=path, problem=columns.get("problem", ""))
     bad: list[str] = []
     rows: list[Row] = []
     for place, row in read_log_rows(source, join=join):
         if not isinstance(row, LogError):
-            rows.append((place, row))
+            # NaN is what Python's json writes for an empty cell of a table: no gold answer, and no level.
+            empty = [name for name, value in row.items() if isinstance(value, float) and value != value]
+            rows.append((place, row | dict.fromkeys(empty) if empty else row))
         elif on_error == "fail":
             raise row
         else:

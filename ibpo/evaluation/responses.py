@@ -188,6 +188,33 @@ def level_names(responses: Responses) -> list[str]:
     return sorted({str(level) for level in responses.level.tolist() if level != ""}, key=natural)
 
 
+def with_levels(responses: Responses) -> Responses:
+    """Level and domain of a problem on all its responses, also on those that say none.
+
+    Some configurations' files may name them and others' not. Where a problem's responses say several, those that say
+    none stay so.
+
+    Example:
+        >>> rows = [{"problem": "p", "configuration": "c", "reward": 1, "level": level} for level in ("", "3")]
+        >>> with_levels(Responses.from_rows(rows)).level.tolist()
+        ['3', '3']
+    """
+    columns: dict[str, Texts] = {}
+    for name in ("level", "domain"):
+        said_N: Texts = getattr(responses, name)
+        said: dict[str, set[str]] = {}
+        for problem, text in zip(responses.problem.tolist(), said_N.tolist(), strict=True):
+            if text != "":
+                said.setdefault(str(problem), set()).add(text)
+        if not said or all(said_N != ""):
+            continue
+        columns[name] = said_N.copy()
+        for n in np.flatnonzero(said_N == "").tolist():
+            of_problem = said.get(str(responses.problem[n]), set())
+            columns[name][n] = next(iter(of_problem)) if len(of_problem) == 1 else ""
+    return replace(responses, **columns) if columns else responses
+
+
 def coarse_levels(responses: Responses) -> Responses:
     """Levels that are more than twelve numbers, in four classes of about equally many problems.
 

@@ -70,8 +70,7 @@ def policy_and_task(path: Path) -> tuple[Json, str]:
         path: The run's folder, or the table in it.
     """
     folder = path if path.is_dir() else path.parent
-    about = _read(folder / "eval.json")
-    settings: Any = about.get("settings") if isinstance(about, dict) else settings_of(folder / "rollouts.jsonl")
+    settings = sampled_with(path)
     if isinstance(settings, dict) and settings.get("model"):
         policy = {name: settings.get(name) for name in SAMPLED} | {"forced": bool(settings.get("forced"))}
         if settings.get("weights"):  # wherever they lie
@@ -81,6 +80,13 @@ def policy_and_task(path: Path) -> tuple[Json, str]:
     if is_demo or (folder / "config.toml").is_file():
         return {"run": str(folder.resolve())}, ""
     return {}, ""
+
+
+def sampled_with(path: Path) -> Any:
+    """All settings with which the responses of a run's folder, or of a table in it, were sampled."""
+    folder = path if path.is_dir() else path.parent
+    about = _read(folder / "eval.json")
+    return about.get("settings") if isinstance(about, dict) else settings_of(folder / "rollouts.jsonl")
 
 
 def asked_by(model: str) -> tuple[list[ResponseGroup], Json, list[dict[str, str]]]:
@@ -154,30 +160,36 @@ def share_in_training(steps: Sequence[Json], configuration: str) -> float | None
     return sum(last) / len(last) if last else None
 
 
-def facts_of(path: Path) -> list[tuple[str, str]]:
-    """What an `ibpo eval` run, a demo run or a run of baselines says of itself; nothing where there is none."""
+def facts_of(path: Path, name: str = "") -> list[tuple[str, str]]:
+    """What an `ibpo eval` run, a demo run or a run of baselines says of itself; nothing where there is none.
+
+    Args:
+        path: Its folder.
+        name: What it is called; "": as its folder.
+    """
+    name = name or path.resolve().name
     about = _read(path / "eval.json")
     found: list[tuple[str, str]] = []
     try:
         if isinstance(about, dict):
             calls = about.get("calls") or [about]
             for number, call in enumerate(calls, start=1):
-                head = path.name if len(calls) == 1 else f"{path.name}, call {number}"
-                engine = ", ".join(f"{name} {_plain(value)}" for name, value in call["engine"].items() if value)
+                head = name if len(calls) == 1 else f"{name}, call {number}"
+                engine = ", ".join(f"{key} {_plain(value)}" for key, value in call["engine"].items() if value)
                 found += [(f"{head}: command", call["command"]), (f"{head}: engine", engine)]
             settings = {k: v for k, v in about["settings"].items() if v is not None and k not in ("model", "task")}
-            found.append((f"{path.name}: settings", ", ".join(f"{k} {_plain(v)}" for k, v in settings.items())))
-            found.append((f"{path.name}: problems", f"{about['num_problems']}, {about['problems_fingerprint']}"))
+            found.append((f"{name}: settings", ", ".join(f"{k} {_plain(v)}" for k, v in settings.items())))
+            found.append((f"{name}: problems", f"{about['num_problems']}, {about['problems_fingerprint']}"))
             if about.get("bill"):
-                found.append((f"{path.name}: bill of all calls", _plain(about["bill"])))
+                found.append((f"{name}: bill of all calls", _plain(about["bill"])))
             if trained := about.get("trained"):
-                found.append((f"{path.name}: trained in", f"{trained['run']}, {trained['group']} {trained['budget']}"))
+                found.append((f"{name}: trained in", f"{trained['run']}, {trained['group']} {trained['budget']}"))
     except (KeyError, TypeError, AttributeError):
         return found
-    for name in ("settings.json", "baselines-settings.json"):
-        settings = _read(path / name)
+    for file in ("settings.json", "baselines-settings.json"):
+        settings = _read(path / file)
         if isinstance(settings, dict):
-            found += [(f"{path.name}: {key.replace('_', ' ')}", _plain(value)) for key, value in settings.items()]
+            found += [(f"{name}: {key.replace('_', ' ')}", _plain(value)) for key, value in settings.items()]
     return found
 
 

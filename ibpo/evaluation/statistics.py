@@ -509,5 +509,8 @@ def _expanded_tail(num_problems: int) -> float:
 
 
 def _effective(rate: float, stderr: float, num_problems: int) -> float:
-    """How many independent responses would leave this standard error; of responses all alike, that of the problems."""
-    return max(rate * (1 - rate) / stderr**2, 1.0) if stderr > ROUNDING else float(num_problems)
+    """How many independent responses would leave this standard error; of responses all alike, that of the problems.
+
+    A rate of 0 or 1 with a standard error is one that was extrapolated, and cut off there: no number leaves that.
+    """
+    return max(rate * (1 - rate) / stderr**2, 1.0) if stderr > ROUNDING and 0 < rate < 1 else float(num_problems)

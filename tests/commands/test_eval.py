@@ -90,6 +90,25 @@ def test_an_evaluation_and_its_rerun(task, tmp_path):
     assert {row["level"] for row in rows} == {"0", "1"}
 
 
+def test_a_response_group_that_is_named_twice_counts_once(task, tmp_path):
+    """Each of its responses stood twice in the table, so that two tries were never better than one."""
+    twice = ["--response-group", "direct"] * 2
+    with serving() as (url, *_):
+        result = run(task, url, tmp_path / "run", *twice)
+        refused = run(task, url, tmp_path / "refused", *twice, "--also", "chooses")
+    assert result.exit_code == 0, result.output
+    rows = rows_of(tmp_path / "run")
+    assert len({(row["problem_id"], row["number"]) for row in rows}) == len(rows) == TOTAL
+    assert refused.exit_code == 2 and "needs at least two response groups" in refused.stderr
+
+
+def test_one_problem_has_no_interval(task, tmp_path):
+    with serving() as (url, *_):
+        result = run(task, url, tmp_path / "run", "--limit", 1)
+    assert result.exit_code == 0, result.output
+    assert "%" in result.output and "nan" not in result.output
+
+
 def test_a_second_evaluation_of_one_folder_leaves_with_one_line(task, tmp_path):
     """Two that sample into one folder stored every response twice, under one key."""
     out = tmp_path / "run"
@@ -676,6 +695,24 @@ def test_an_answer_without_thought_is_read_where_thinking_is_off(task, tmp_path)
     group = ["--response-group", "thinking_off"]
     result, rows = told({"content": r"\boxed{@}", "reasoning": None}, "stop", task, tmp_path / "run", *group)
     assert {row["reward"] for row in rows} == {1.0} and "caution" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("group", "reasoning", "reason"),
+    [
+        ("thinking_off", r"It is \boxed{@}", "stop"),
+        ("direct", r"Answer: \boxed{@}", "stop"),
+        ("standard", "\n\nSolution: it is \\boxed{@}", "stop"),
+        ("direct", r"Answer: \boxed{@}", "length"),
+    ],
+)
+def test_an_answer_that_a_parser_calls_a_thought_is_an_answer(task, tmp_path, group, reasoning, reason):
+    """vLLM's parser for DeepSeek-R1 waits for the end of a thought that the policy never opened."""
+    fields = {"content": None, "reasoning_content": reasoning}
+    result, rows = told(fields, reason, task, tmp_path / "run", "--response-group", group)
+    assert {row["reward"] for row in rows} == {float(reason == "stop")}
+    assert {(row["thought"], row["thinking_tokens"]) for row in rows} == {("", 0)}
+    assert "caution" not in result.stderr
 
 
 def test_a_word_behind_a_thought_is_read_and_the_thought_kept_beside(task, tmp_path):

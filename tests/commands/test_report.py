@@ -164,6 +164,103 @@ def test_the_page_of_the_shipped_log(tmp_path):
         assert low["oracle_share"] is None and high["oracle_share"] is None
 
 
+def one_row(**changes):
+    return {"problem_id": "p1", "effort": "low", "correct": 1, "tokens": 10} | changes
+
+
+def reported(tmp_path, rows, *more):
+    """The page's data of some rows."""
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(tmp_path / "log.jsonl", "--out", tmp_path / "page", "--num-splits", 2, *more)
+    assert result.exit_code == 0, result.output
+    return json.loads((tmp_path / "page" / "report.json").read_text())
+
+
+def test_whether_one_problem_kept_a_budget_is_not_known(tmp_path):
+    """A single problem has no interval: the report ended in a traceback."""
+    groups = ("standard", "extended", "standard")
+    rows = [one_row(configuration="policy", response_group=group, budget=0.5) for group in groups]
+    [said] = reported(tmp_path, rows)["parts"][""]["first_words"][:1]
+    assert said == "Whether policy kept its budget is not known: 33.3% on one problem, 50.0% allowed."
+
+
+@pytest.mark.parametrize(("num_extended", "said"), [(7, "policy kept its budget"), (8, "is not known")])
+def test_a_share_that_is_the_budget_keeps_it(tmp_path, num_extended, said):
+    """Seven of 21 responses are a third; as a mean over seven problems it rounds to a little more."""
+    rows = [
+        one_row(problem_id=f"p{n // 3}", configuration="policy", budget=1 / 3)
+        | {"response_group": "extended" if n < num_extended else "standard"}
+        for n in range(21)
+    ]
+    assert said in reported(tmp_path, rows)["parts"][""]["first_words"][0]
+
+
+def test_no_part_has_the_figures_of_another(tmp_path):
+    """Names that are alike but for signs, or without a Latin letter, were one file: the last part's pictures."""
+    models = ["a/b", "a b", "A-b", "\u6a21\u578b\u7532", "\u6a21\u578b\u4e59"]
+    rows = [
+        one_row(model=model, effort=effort, tokens=(n + 1) * tokens, problem_id=f"p{p}")
+        for n, model in enumerate(models)
+        for effort, tokens in (("low", 10), ("high", 50))
+        for p in range(2)
+    ]
+    reported(tmp_path, rows)
+    shown = re.findall(r"\((figures/\S+\.png)\)", (tmp_path / "page" / "report.md").read_text())
+    assert len({name.casefold() for name in shown}) == len(shown) == len(models)
+    assert {path.name for path in (tmp_path / "page" / "figures").glob("*.png")} == {Path(name).name for name in shown}
+
+
+def test_tokens_of_thinking_are_not_taken_from_money(tmp_path):
+    """An answer of 0.005 dollars with 250 tokens of thinking had -249.995 tokens beside these."""
+    (tmp_path / "prices.toml").write_text("[m]\ninput = 1.0\noutput = 10.0\n")
+    rows = [
+        one_row(problem_id=f"p{p}", model="m", effort=effort, prompt_tokens=50, completion_tokens=tokens)
+        | {"reasoning_tokens": tokens // 2}
+        for p in range(4)
+        for effort, tokens in (("low", 100), ("high", 500))
+    ]
+    for row in rows:
+        del row["tokens"]
+    [part] = reported(tmp_path, rows, "--prices", tmp_path / "prices.toml")["parts"].values()
+    every = [row["numbers"]["overall"]["all"] for row in part["configurations"]]
+    assert part["cost_unit"] == "money" and every[1]["mean_tokens"]["value"] == pytest.approx(0.00505)
+    assert [one["thinking_tokens"]["value"] for one in every] == [50, 250]
+    assert not any("answer_tokens" in one for one in every)
+    assert "| thinking tokens |" in (tmp_path / "page" / "report.md").read_text()
+
+
+def test_runs_of_one_name_each_say_what_was_run(tmp_path):
+    """`seed0/run` and `seed1/run`: the second took the first one's place in report.json."""
+    for seed in (0, 1):
+        folder = tmp_path / f"seed{seed}" / "run"
+        folder.mkdir(parents=True)
+        rows = [
+            one_row(configuration="low", response_group="low", number=n, finish_reason="stop", reward=1)
+            for n in range(2)
+        ]
+        (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings = {"model": "m", "seed": seed}
+        about = {"settings": settings, "command": "ibpo eval", "engine": {}, "num_problems": 1}
+        (folder / "eval.json").write_text(json.dumps(about | {"problems_fingerprint": "f"}))
+    result = run(tmp_path / "seed0" / "run", tmp_path / "seed1" / "run", "--out", tmp_path / "page")
+    assert result.exit_code == 0, result.output
+    ran = json.loads((tmp_path / "page" / "report.json").read_text())["what_ran"]
+    assert [ran[f"{tmp_path}/seed{seed}/run: settings"] for seed in (0, 1)] == ["seed 0", "seed 1"]
+
+
+def test_a_configuration_of_the_same_cost_is_not_more(tmp_path):
+    """Which problems want more: those that are given another way at the same cost do not."""
+    rows = [
+        one_row(problem_id=f"p{p}", effort=effort, tokens=tokens, level=str(p % 2))
+        | {"correct": int(effort == "high" or (effort == "mid") == bool(p % 2))}
+        for p in range(12)
+        for effort, tokens in (("low", 10), ("mid", 10), ("high", 50))
+        for _ in range(2)
+    ]
+    told = reported(tmp_path, rows)["parts"][""]["first_words"][-1]
+    assert told == "No problem wants more than low there."
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not GAME24.is_file(), reason="needs ../shared/data")
 def test_the_page_of_a_hundred_responses_a_problem(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ibpo.data import LogColumns, LogError, MissingColumns, Source, files_below, read_log, read_log_rows
+from ibpo.data.fields import read_usage
 from ibpo.data.server_logs import split_ids
 from ibpo.prices import Price, Prices
 
@@ -322,6 +323,7 @@ def test_headers_are_found_whatever_their_capitals_spaces_and_signs(head, kind, 
         path.write_text("\n".join([head, *lines]) + "\n")
     else:
         pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet")
         names = head.splitlines()[-1].replace('"', "").split(sign)
         table = pyarrow.table(list(zip(*((p, e + " ", r, t) for p, e, _, r, t in made()), strict=True)), names=names)
         pyarrow.parquet.write_table(table, path)
@@ -335,6 +337,24 @@ def test_two_columns_that_differ_by_capitals_are_not_guessed_between(tmp_path):
 
 
 USAGES = {
+    "relay_of_the_new_names": lambda t: {
+        "usage": {
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "input_tokens": 9,
+            "output_tokens": t,
+            "total_tokens": t + 9,
+        }
+    },
+    "relay_of_the_old_names": lambda t: {
+        "usage": {
+            "prompt_tokens": 9,
+            "completion_tokens": t,
+            "input_tokens": 0,
+            "output_tokens": 0,
+            "total_tokens": t + 9,
+        }
+    },
     "xai": lambda t: {"usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": t + 9}},
     "xai_without_total": lambda t: {
         "usage": {"completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": t - 2}}
@@ -345,7 +365,25 @@ USAGES = {
     "gemini_sdk": lambda t: {
         "usage_metadata": {"prompt_token_count": 9, "thoughts_token_count": t, "total_token_count": t + 9}
     },
+    "gemini_tools": lambda t: {
+        "usageMetadata": {
+            "promptTokenCount": 9,
+            "candidatesTokenCount": 8,
+            "thoughtsTokenCount": t - 8,
+            "toolUsePromptTokenCount": 100,
+            "totalTokenCount": t + 109,
+        }
+    },
     "anthropic": lambda t: {"usage": {"input_tokens": 9, "output_tokens": t, "cache_read_input_tokens": 0}},
+    "bedrock": lambda t: {
+        "usage": {
+            "inputTokens": 9,
+            "cacheReadInputTokens": 30,
+            "cacheWriteInputTokens": 5,
+            "outputTokens": t,
+            "totalTokens": t + 44,
+        }
+    },
 }
 
 
@@ -1019,3 +1057,257 @@ def test_a_sample_without_a_score_of_the_first_scorer_does_not_get_another_ones(
     document["samples"][1]["scores"].pop("first")
     (tmp_path / "log.json").write_text(json.dumps(document))
     assert 0.25 not in read_log(tmp_path / "log.json", on_error="skip").reward.tolist()
+
+
+def inspect_sample(effort, *, model="m", task="sums", problem="q1", calls=(), usage=20, **more):
+    """A log of one sample as Inspect writes it; `calls` are (span, tokens) of its calls of the model."""
+    spans = [
+        {"event": "span_begin", "id": "solve", "type": "solvers", "span_id": "solve"},
+        {"event": "span_begin", "id": "score", "type": "scorers", "span_id": "score"},
+        {"event": "span_begin", "id": "grade", "type": "scorer", "parent_id": "score", "span_id": "grade"},
+        {"event": "span_begin", "id": "inner", "type": "agent", "parent_id": "grade", "span_id": "inner"},
+    ]
+    events = [
+        {"event": "model", "model": model, "span_id": span,
+         "output": {"usage": {"input_tokens": 5, "output_tokens": tokens}}}
+        for span, tokens in calls
+    ]  # fmt: skip
+    sample = {"id": problem, "epoch": 1, "scores": {"model_graded_qa": {"value": "C"}}, "events": spans + events,
+              "model_usage": {model: {"input_tokens": 5 * len(calls), "output_tokens": usage}},
+              "output": {"usage": {"output_tokens": 20}}}  # fmt: skip
+    scorers = [{"name": "model_graded_qa", "options": {}}]
+    return {"version": 2, "plan": {"config": {"reasoning_effort": effort}}, "samples": [sample | more],
+            "eval": {"model": model, "task": task, "scorers": scorers},
+            "results": {"headline": {"score": "model_graded_qa"}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("calls", "usage", "cost"),
+    [
+        ([("solve", 20), ("grade", 77)], 97, 20),
+        ([("solve", 20), ("solve", 30), ("inner", 77)], 127, 50),
+        ([("solve", 20), ("grade", 77)], 20, 20),  # graded later on, by `inspect score`: that is in no usage
+        ([("solve", 20), ("grade", 77), ("grade", 77)], 97, 20),  # both
+        ([("grade", 77)], 77, 20),  # the answer was of a cache, which is in no usage either
+        ([("solve", 20)], 20, 20),
+    ],
+)
+def test_what_a_model_spends_on_grading_its_own_answer_is_no_cost_of_it(tmp_path, calls, usage, cost):
+    """`model_graded_qa` asks the evaluated model unless it is told another: costs were those of both."""
+    (tmp_path / "a.json").write_text(json.dumps(inspect_sample("low", calls=calls, usage=usage)))
+    log = read_log(tmp_path / "a.json")
+    assert log.cost.tolist() == [cost]
+    assert any("graded its answers" in note for note in log.notes) == any(span != "solve" for span, _ in calls)
+    if calls == [("solve", 20), ("grade", 77)]:
+        assert rows_of(tmp_path / "a.json")[0]["uncached_input_tokens"] == 5
+
+
+def test_a_log_without_events_says_that_its_costs_may_hold_the_grading(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(inspect_sample("low", usage=97, events=[])))
+    log = read_log(tmp_path / "a.json")
+    assert log.cost.tolist() == [97] and any("the log has no events" in note for note in log.notes)
+
+
+def test_what_an_inspect_run_came_to_is_no_reward_of_a_sample(tmp_path):
+    """`results.headline.score`, the name of a scorer, was taken for the rewards of samples that have none."""
+    (tmp_path / "a.json").write_text(json.dumps(inspect_sample("low", scores={"model_graded_qa": {"value": None}})))
+    with pytest.raises(MissingColumns, match="no column for the reward"):
+        read_log(tmp_path / "a.json")
+
+
+def test_which_of_several_scorers_is_the_reward_is_said_with_what_names_another(tmp_path):
+    scores = {"includes": {"value": "C"}, "match": {"value": "I"}}
+    (tmp_path / "a.json").write_text(json.dumps(inspect_sample("low", scores=scores)))
+    log, other = read_log(tmp_path / "a.json"), "sample.scores.match.value"
+    assert log.reward.tolist() == [1]
+    assert f"reward = includes of includes, match (--columns reward={other} names another)" in log.notes
+    assert read_log(tmp_path / "a.json", LogColumns(reward=other)).reward.tolist() == [0]
+
+
+def test_models_and_tasks_stay_apart_where_the_other_one_splits_the_log(tmp_path):
+    """A folder of runs held four answers to each problem: two models' or two tasks' were taken for one's."""
+    for number, (effort, model, task) in enumerate(
+        [(effort, model, task) for effort in ("low", "high") for model in "mn" for task in ("sums", "words")]
+    ):
+        log = inspect_sample(effort, model=model, task=task, calls=[("solve", 20)])
+        (tmp_path / f"{number}.json").write_text(json.dumps(log))
+    with pytest.raises(LogError, match=r"holds 2 tasks, sums, words, .*; give --by harness_task"):
+        read_log(tmp_path)
+    with pytest.raises(LogError, match=r"column 'model' holds 2 models; name the files of one$"):
+        read_log(tmp_path, LogColumns(by="harness_task"))
+    with pytest.raises(LogError, match=r"holds 2 tasks, sums, words, .*; name the files of one$"):
+        read_log(tmp_path, LogColumns(by="model"))
+    by_model = read_log(tmp_path, LogColumns(by="harness_task", response_group="model"))
+    assert {name: len(part.problem) for name, part in by_model.parts().items()} == {"sums": 4, "words": 4}
+
+
+def test_models_of_one_effort_can_be_the_response_groups_and_the_error_says_so(tmp_path):
+    rows = [
+        {"id": p, "effort": "low", "model": model, "correct": 1, "tokens": t}
+        for p in "ab"
+        for model, t in (("m", 1), ("n", 9))
+    ]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    with pytest.raises(LogError, match=r"; or --columns response_group=model, to choose between them$"):
+        read_log(path)
+    assert read_log(path, LogColumns(response_group="model")).response_group == ["m", "n", "m", "n"]
+
+
+def spans_around(status="UNSET"):
+    """As the SDK writes them with instrumented clients: the connection's span, the model's, the application's."""
+    for n in range(4):
+        context = {"trace_id": f"t{n}", "trace_state": "[]"}
+        yield {"name": "POST", "context": context | {"span_id": f"h{n}"}, "parent_id": f"m{n}",
+               "status": {"status_code": status}, "attributes": {"http.request.method": "POST"}}  # fmt: skip
+        yield {"name": "chat m", "context": context | {"span_id": f"m{n}"}, "parent_id": f"a{n}",
+               "status": {"status_code": "UNSET"},
+               "attributes": {"gen_ai.operation.name": "chat", "gen_ai.usage.output_tokens": 5 + n,
+                              "app.problem_id": f"p{n // 2}", "app.effort": ("low", "high")[n % 2]},
+               "events": [{"attributes": {"gen_ai.evaluation.score.value": n % 2}}]}  # fmt: skip
+        yield {"name": "answer", "context": context | {"span_id": f"a{n}"}, "parent_id": None,
+               "status": {"status_code": status}, "attributes": {"app.problem_id": f"p{n // 2}"}}  # fmt: skip
+
+
+def test_spans_around_a_models_work_are_no_responses(tmp_path):
+    """The application's was a row without tokens, and a connection's that came first hid whose log it is."""
+    path = write_rows(tmp_path / "spans.jsonl", list(spans_around()))
+    log = read_log(path)
+    assert cells(log) == {("p0", "low"): (0, 5), ("p0", "high"): (1, 6), ("p1", "low"): (0, 7), ("p1", "high"): (1, 8)}
+    assert "8 left out: spans without attributes gen_ai.*, which are of no model" in log.notes
+    failed = read_log(write_rows(tmp_path / "spans.jsonl", list(spans_around("ERROR"))))
+    assert not any("failed requests" in note for note in failed.notes)  # for which none of the model's did
+    write_rows(tmp_path / "spans.jsonl", [span for span in spans_around() if "answer" in span["name"]])
+    with pytest.raises(LogError, match=r"no usable rows .4 left out: spans without attributes"):
+        read_log(path)
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "responses.jsonl"])
+def test_a_log_whose_first_request_failed_is_known_all_the_same(name, rewards, tmp_path):
+    """It was read as a plain table, to which no rewards could be joined."""
+    rows = [json.loads(line) for line in (LOGS / "openai_chat" / name).read_text().splitlines()]
+    failed = [row for row in rows if row.get("status") == "failed" or "error" in (row.get("response") or {})]
+    assert len(failed) == 1
+    rest = [row for row in rows if row not in failed]
+    path = write_rows(
+        tmp_path / "a.jsonl", [failed[0] | {"response": None} if name == "pairs.jsonl" else failed[0], *rest]
+    )
+    check(cells(read_log(path, join=[rewards("request_id", names_of(path))])))
+
+
+def turns(last, image=None):
+    content = [{"type": "text", "text": last}, *([{"type": "image_url", "image_url": {"url": image}}] if image else [])]
+    return [{"role": "system", "content": "s"}, {"role": "user", "content": content}]
+
+
+CONVERSATIONS = {
+    "turns": [[*turns(f"Capital of {land}?"), {"role": "assistant", "content": "x"}, *turns("Why?")[1:]]
+              for land in ("France", "Spain")],
+    "images": [turns("What is this?", f"data:{n}") for n in range(2)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", ["pairs", "litellm", "litellm_stored", "langfuse", "otel", "batch"])
+@pytest.mark.parametrize("kind", CONVERSATIONS)
+def test_conversations_with_the_same_last_message_are_several_problems(kind, tool, tmp_path):
+    """They were one: "Why?" to whatever was asked before, or "What is this?" to any image."""
+    rows, inputs = [], []
+    asked = [(messages, effort) for messages in CONVERSATIONS[kind] for effort in ("low", "high")]
+    for n, (messages, effort) in enumerate(asked):
+        request = {"model": "m", "messages": messages, "reasoning_effort": effort}
+        response = {"id": f"c{n}", "object": "chat.completion", "model": "m",
+                    "choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": 5}}  # fmt: skip
+        spent = {"request_id": f"c{n}", "spend": 0.1, "startTime": "2026", "completion_tokens": 5, "model": "m"}
+        parts = [{"role": one["role"], "parts": one["content"]} for one in messages]
+        inputs.append({"custom_id": f"c{n}", "url": "/v1/chat/completions", "body": request})
+        rows.append({
+            "pairs": {"request": request, "response": response},
+            "litellm": spent | {"proxy_server_request": request, "response": response, "messages": {}},
+            "litellm_stored": spent | {"messages": json.dumps(messages), "metadata": {"effort": effort}},
+            "langfuse": {"id": f"c{n}", "traceId": "t", "input": {"messages": messages}, "usageDetails": {"output": 5},
+                         "modelParameters": {"reasoning_effort": effort}},
+            "otel": {"context": {"trace_id": "t", "span_id": f"c{n}"},
+                     "attributes": {"gen_ai.operation.name": "chat", "gen_ai.usage.output_tokens": 5,
+                                    "app.effort": effort, "gen_ai.input.messages": json.dumps(parts)}},
+            "batch": {"custom_id": f"c{n}", "response": {"status_code": 200, "body": response}, "error": None},
+        }[tool])  # fmt: skip
+    write_rows(tmp_path / "output.jsonl", rows)
+    if tool == "batch":
+        write_rows(tmp_path / "input.jsonl", inputs)
+    found = [(row["problem_id"], row["response_group"]) for row in rows_of(tmp_path)]
+    assert [group for _, group in found] == ["low", "high"] * 2
+    assert [found[0][0] == name for name, _ in found] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_gemini_batches_say_what_was_asked_or_which_key_it_has(keyed, tmp_path):
+    """Vertex writes the request beside the response, the Gemini API the key that it was given."""
+    rows = []
+    for n, (problem, effort) in enumerate([("p", "low"), ("p", "high"), ("q", "low"), ("q", "high")]):
+        usage = {"promptTokenCount": 9, "candidatesTokenCount": 2, "thoughtsTokenCount": n}
+        said = {"responseId": f"r{n}", "modelVersion": "m", "usageMetadata": usage,
+                "candidates": [{"content": {"parts": [{"text": "4"}]}}]}  # fmt: skip
+        asked = {"contents": [{"role": "user", "parts": [{"text": f"What is {problem}?"}]}],
+                 "generationConfig": {"thinkingConfig": {"thinkingLevel": effort}}}  # fmt: skip
+        rows.append({"key": problem, "response": said} if keyed else {"status": "", "request": asked, "response": said})
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    found = [(row["problem_id"], row["response_group"], row["tokens"]) for row in rows_of(path)]
+    names = ("p", "p", "q", "q") if keyed else ("r0", "r0", "r2", "r2")
+    groups = ("m",) * 4 if keyed else ("low", "high") * 2
+    assert found == list(zip(names, groups, (2, 3, 4, 5), strict=True))
+
+
+def test_a_problem_that_is_named_is_enough_of_an_identifier(tmp_path):
+    """Rows that say not what was asked were left out, whatever column the caller named for the problem."""
+    rows = [
+        {"record": f"p{n // 2}", "correct": 1,
+         "response": {"id": f"r{n}", "object": "chat.completion", "model": "m", "reasoning_effort": ("a", "b")[n % 2],
+                      "choices": [{"message": {"content": "4"}}], "usage": {"completion_tokens": n}}}
+        for n in range(4)
+    ]  # fmt: skip
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    with pytest.raises(LogError, match="4 left out: rows that say neither what was asked nor which problem it is"):
+        read_log(path)
+    assert cells(read_log(path, LogColumns(problem="record"))) == {
+        ("p0", "a"): (1, 0), ("p0", "b"): (1, 1), ("p1", "a"): (1, 2), ("p1", "b"): (1, 3)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("knowing_first", [True, False])
+def test_two_instrumentations_of_a_call_are_one_response(tmp_path, knowing_first):
+    """Each writes a span, one inside of the other: every response counted twice, once without an effort."""
+    spans = []
+    for n in range(4):
+        both = [
+            {"context": {"trace_id": f"t{n // 2}", "span_id": f"{name}{n}"}, "parent_id": "a",
+             "attributes": {"gen_ai.operation.name": "chat", "gen_ai.response.id": f"r{n}",
+                            "gen_ai.usage.input_tokens": 20, "gen_ai.usage.output_tokens": n, **more}}
+            for name, more in (("x", {"app.effort": ("low", "high")[n % 2], "gen_ai.usage.cache_read.input_tokens": 8}),
+                               ("y", {"app.problem_id": f"p{n // 2}"}))
+        ]  # fmt: skip
+        both[1]["events"] = [{"attributes": {"gen_ai.evaluation.score.value": n % 2}}]
+        spans += both if knowing_first else both[::-1]
+    path = write_rows(tmp_path / "spans.jsonl", spans)
+    log = read_log(path)
+    assert cells(log) == {("p0", "low"): (0, 0), ("p0", "high"): (1, 1), ("p1", "low"): (0, 2), ("p1", "high"): (1, 3)}
+    assert len(log.problem) == 4 and {row["uncached_input_tokens"] for row in rows_of(path)} == {12}
+    assert "4 left out: spans of a response that another span of its trace is of" in log.notes
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        ({"promptTokenCount": 20, "cachedContentTokenCount": 4, "toolUsePromptTokenCount": 100}, (116, 4, None)),
+        ({"inputTokens": 12, "cacheReadInputTokens": 8, "cacheWriteInputTokens": 5}, (12, 8, 5)),
+    ],
+)
+def test_tokens_of_the_prompt_that_stand_beside_it_are_no_thoughts(usage, counts):
+    found = read_usage(usage)
+    assert tuple(map(found.get, ("uncached_input_tokens", "cached_input_tokens", "cache_write_tokens"))) == counts
+
+
+def test_kinds_of_langfuses_input_are_no_thoughts(tmp_path):
+    usage = {"input": 12, "input_audio_tokens": 30, "input_cached_tokens": 8, "output": 4, "output_reasoning_tokens": 6,
+             "total": 60}  # fmt: skip
+    row = {"id": "1", "traceId": "1", "input": "a", "metadata": {"effort": "low"}, "usageDetails": usage}
+    [found] = rows_of(write_rows(tmp_path / "a.jsonl", [row]))
+    assert (found["tokens"], found["thinking_tokens"], found["uncached_input_tokens"]) == (10, 6, 42)

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from ibpo.data import LogColumns, LogError, read_log
+from ibpo.prices import Price, Prices
 
 ROWS = [
     {"question_id": 1, "effort": "low", "correct": True, "tokens": 10, "model": "m"},
@@ -409,3 +410,68 @@ def test_collecting_counts_no_failed_request(tmp_path):
         answered(prompt="3 + 4 =", completion=text, tokens=n, error="timeout") for text, n in (("", 0), (None, None))
     ]
     assert len(read_prompt_log(write(tmp_path / "a.jsonl", lines(rows)), columns={}).logged["p"]) == 1
+
+
+def test_folders_named_by_columns_are_read_as_they_were_written(tmp_path):
+    """DuckDB, Polars and Spark write `%2F` for a slash, which was taken as it stands, and a name for no value."""
+    for effort, tokens in (("low", 5), ("very high", 50)):
+        folder = (
+            tmp_path
+            / "model=openai%2Fgpt-5"
+            / f"effort={effort.replace(' ', '%20')}"
+            / "kind=__HIVE_DEFAULT_PARTITION__"
+        )
+        folder.mkdir(parents=True)
+        (folder / "0.jsonl").write_text(json.dumps({"id": "a", "correct": 1, "tokens": tokens}) + "\n")
+    price = Price(input=1, cached_input=1, cache_write=1, output=2, reasoning=2)
+    prices = Prices(path=tmp_path / "prices.toml", by_model={"gpt-5": price})
+    log = read_log(tmp_path, LogColumns(prices=prices))
+    assert dict(zip(log.response_group, log.cost, strict=True)) == {"low": 1e-5, "very high": 1e-4}
+    with pytest.raises(LogError, match="column 'kind': no value"):
+        read_log(tmp_path, LogColumns(show="kind"))
+
+
+def test_a_delta_table_is_refused_for_its_folder_holds_earlier_versions_too(tmp_path):
+    """What had been overwritten counted beside what overwrote it."""
+    (tmp_path / "log" / "_delta_log").mkdir(parents=True)
+    (tmp_path / "log" / "_delta_log" / "00000000000000000000.json").write_text("{}")
+    (tmp_path / "log" / "part-0.jsonl").write_text("{}")
+    for folder in (tmp_path, tmp_path / "log"):
+        with pytest.raises(LogError, match=r"log: is a table of Delta Lake, .* write the version that is meant as"):
+            read_log(folder)
+
+
+@pytest.mark.parametrize("by_row", [True, False])
+def test_an_object_of_objects_is_no_row(tmp_path, by_row):
+    """As pandas writes by default, and with orient="index": of all rows the first was read, and nothing said."""
+    rows = {str(n): {"id": n, "effort": "low", "correct": 1, "tokens": 5} for n in range(3)}
+    columns = {name: {key: row[name] for key, row in rows.items()} for name in rows["0"]}
+    (tmp_path / "a.json").write_text(json.dumps(rows if by_row else columns))
+    with pytest.raises(LogError, match=f"an object of {3 if by_row else 4} objects with the same fields; write a list"):
+        read_log(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text(json.dumps(rows["0"]))
+    assert read_log(tmp_path / "a.json").cost.tolist() == [5]
+
+
+def test_a_blank_may_stand_before_the_sign_of_a_percentage(tmp_path):
+    rows = ["id;effort;score;tokens", "a;low;12,5 %;1", "a;high;50\u00a0%;1", "b;low;0 %;1", "b;high;100%;1"]
+    (tmp_path / "a.csv").write_text("\n".join(rows), encoding="utf-8")
+    assert read_log(tmp_path / "a.csv").reward.tolist() == [0.125, 0.5, 0, 1]
+
+
+def test_what_is_not_there_is_said_to_be_not_there_whatever_its_name(tmp_path):
+    with pytest.raises(LogError, match="log: there is no such file"):
+        read_log(tmp_path / "log")
+
+
+def test_a_document_of_many_lists_names_a_few_of_them(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"eval": {f"task {n}": [{"id": n}] for n in range(164)}}))
+    with pytest.raises(LogError, match=r"several lists of objects, eval\.task 0, .*, eval\.task 4, \.\.\.; write"):
+        read_log(tmp_path / "a.json")
+
+
+def test_thousands_as_swiss_spreadsheets_write_them(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "id;effort;score;tokens\na;low;1;1\u2019234\na;high;1;2'000\u2019000\n", encoding="utf-8"
+    )
+    assert read_log(tmp_path / "a.csv").cost.tolist() == [1234, 2000000]

@@ -20,6 +20,7 @@ from ibpo.evaluation import (
     num_looks,
     read_prompt_log,
     stratified_order,
+    what_more,
     why_stop,
 )
 from ibpo.evaluation.collection import FEWEST, MAX_LOOKS, error_of
@@ -102,6 +103,20 @@ def test_why_it_stops():
     assert "within" in why_stop(look(low=-0.01, high=0.01, answers=4.0), 0.02)
 
 
+def test_what_more_calls_would_tell_counts_the_problems_that_the_log_answers():
+    """Where the log itself held the answers that were looked at, another 0 calls were to halve the interval."""
+    asked, seen = [Target(num_problems=24, answers=2)], look(answers=4.0)
+    none, all_of_them = np.zeros((100, 2), np.int64), np.full((100, 2), 2)
+    first = none.copy()
+    first[:24] = 2
+    for logged in (none, first):  # 72 more problems, two answers in each of two groups
+        assert what_more(seen, asked, logged, None) == "Another 288 calls would halve the interval."
+    assert what_more(seen, asked, first[:48], None).startswith(
+        "The log's other prompts would take 96 calls and bring the interval to about 0.071 on either side"
+    )
+    assert "All prompts of the log are asked" in what_more(seen, asked, all_of_them, None)
+
+
 def test_every_beginning_of_the_order_is_in_proportion():
     problems = [
         Problem(problem_id=f"p{i}", prompt="x" * (i % 7 + 1), answer="", info={"show": ("abc"[i % 10 // 5],)})
@@ -137,6 +152,17 @@ def test_prompts_as_they_were_sent(tmp_path):
     path.write_text(path.read_text() + json.dumps({"id": "a", "messages": "1 + 2 =", "gold": "3"}) + "\n")
     with pytest.raises(ValueError, match="problem a has another prompt"):
         read_prompt_log(path, {})
+
+
+def test_an_empty_cell_of_a_table_is_nothing(tmp_path):
+    """Python writes NaN for it, which was a gold answer that no response equals, and a level."""
+    empty = dict.fromkeys(("gold", "level", "domain", "kind"), float("nan"))
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"id": i, "prompt": f"{i} + 1 =", "gold": "2", "kind": "a"} | more) + "\n"
+                            for i, more in enumerate(({}, empty))))  # fmt: skip
+    first, second = read_prompt_log(path, {}, show=["kind"]).problems
+    assert (first.answer, first.info["show"]) == ("2", ("a",))
+    assert (second.answer, second.level, second.info["domain"], second.info["show"]) == ("", "", "", ("",))
 
 
 def test_a_batch_keeps_the_system_message(tmp_path):

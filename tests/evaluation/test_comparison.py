@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ibpo.errors import IbpoError
 from ibpo.evaluation.comparison import CompareOptions, areas, compare
 from ibpo.evaluation.metrics import RankedSteps, by_level_picks
+from ibpo.evaluation.report.tables import tables_of
 from ibpo.evaluation.responses import Responses, coarse_levels
 
 
@@ -232,3 +233,36 @@ def test_unknown_tokens_of_a_problem_keep_its_accuracy():
 def test_texts_are_never_cut_into_classes():
     rows = [{"problem": i, "configuration": "c", "reward": 1, "level": f"name {i}"} for i in range(20)]
     assert len(set(coarse_levels(Responses.from_rows(rows)).level)) == 20
+
+
+def test_a_problem_has_its_level_in_every_configuration():
+    """Only one file named levels: which oracle there was hung on the order of the rows."""
+    whole = responses(num_problems=12)
+    low = whole.configuration == "low"
+    some = changed(whole, level=np.where(low, whole.level, ""), domain=np.where(low, "sums", ""))
+    every = changed(whole, domain=np.full(len(whole), "sums", dtype=object))
+    expected = json.dumps(compare(every))
+    for order in (np.arange(len(some)), np.arange(len(some))[::-1]):
+        found = compare(some.where(order))
+        assert set(found["oracles"]) == {"by problem", "by level"} and found["oracle_knows"] == "levels"
+        for row in found["configurations"]:
+            assert set(row["numbers"]) == {"overall", "level=0", "level=1", "domain=sums"}
+    assert json.dumps(compare(some)) == expected
+
+
+def test_a_configuration_that_is_named_twice_is_one():
+    once, twice = (
+        compare(responses(), CompareOptions(among=names)) for names in (("low", "high"), ("low", "high", "low"))
+    )
+    assert once == twice and once["allocation"]
+
+
+def test_a_domain_of_one_configuration_has_its_row():
+    """Those that the cheapest configuration had not answered were in no table."""
+    whole = responses(num_problems=12)
+    high = whole.configuration == "high"
+    named = changed(whole, domain=np.where(high, "sums, addition", "sums"))
+    [table] = [
+        one for one in tables_of(compare(named) | {"cost_unit": "tokens"}) if one.caption.startswith("By domain")
+    ]
+    assert [[cell.text for cell in row[:2]] for row in table.rows] == [["sums", "low"], ["sums, addition", "high"]]

@@ -287,6 +287,21 @@ def test_what_tables_write_for_no_number_is_none(tmp_path):
     assert np.isnan(found.tokens).tolist() == [True, False, True]
 
 
+def test_how_a_response_ended_is_unknown_where_nothing_stands(tmp_path):
+    """An empty cell was an end by itself."""
+    reasons = ["stop", "length", "", None, "nan", "None", " "]
+    found = read(write(tmp_path / "a.jsonl", [row(finish_reason=reason) for reason in reasons])).parts[""]
+    assert [None if x != x else x for x in found.truncated.tolist()] == [0, 1, None, None, None, None, None]
+
+
+def test_thinking_that_is_no_part_of_the_tokens_is_left_out(tmp_path):
+    """Where the tokens are those of the answer alone, the answer had fewer than none."""
+    rows = [row(tokens=10, reasoning_tokens=500), row(tokens=10, reasoning_tokens=10, problem_id="p2")]
+    found = read(write(tmp_path / "a.jsonl", rows))
+    assert [None if x != x else x for x in found.parts[""].thinking_tokens.tolist()] == [None, 10]
+    assert any("thinking tokens of 1 responses are left out" in note for note in found.notes)
+
+
 def evaluated(folder, model="base", task="sums.jsonl", ways=("responses",), prompt="{} + 1 =", of="p", **settings):
     """The folder of an `ibpo eval` run, as far as the page reads it: two responses to each of three problems."""
     folder.mkdir(parents=True)
@@ -325,6 +340,54 @@ def test_runs_of_two_models_are_two_configurations(tmp_path):
                             ("", {"responses": "b: responses", "low": "b: low"}))  # fmt: skip
     # The table in its run is the run.
     assert set(ways_of(base / "responses.jsonl", tuned)[""]) == {"a: responses", "b: responses", "b: low"}
+
+
+def test_an_empty_cell_of_a_table_is_nothing(tmp_path):
+    """Python writes NaN for it: "nan" was a level of its own, and an answer that was voted for."""
+    empty = {"level": float("nan"), "domain": float("nan"), "answer": float("nan"), "response": float("nan")}
+    found = read(write(tmp_path / "a.jsonl", [row(response="so"), row(**empty)])).parts[""]
+    assert (found.level.tolist(), found.domain.tolist()) == (["2", ""], ["", ""])
+    assert (found.answer.tolist(), found.completion.tolist()) == (["7", None], ["so", ""])
+
+
+def test_a_problem_that_a_table_numbers_with_gaps_is_the_same_one(tmp_path):
+    whole = write(tmp_path / "a.jsonl", [row(problem_id=1)])
+    found = import_responses([("", whole), ("", write(tmp_path / "b.jsonl", [row(problem_id=1.0, effort="high")]))])
+    assert found.parts[""].problem.tolist() == ["1", "1"]
+
+
+def test_a_budget_is_a_share(tmp_path):
+    """50% was 5,000 % allowed."""
+    rows = [row(budget="50%"), row(budget=0.5), row(budget="0,5"), row(budget=None)]
+    found = read(write(tmp_path / "a.jsonl", rows)).parts[""].budget.tolist()
+    assert found[:3] == [0.5, 0.5, 0.5] and found[3] != found[3]
+    for wrong in (50, "120%"):
+        with pytest.raises(IbpoError, match=r"column 'budget': .* is no share of the responses; write a number from 0"):
+            read(write(tmp_path / "b.jsonl", [row(budget=wrong)]))
+
+
+def test_a_file_that_is_given_twice_counts_once(tmp_path):
+    """Its responses stood in both halves of every split, and a choice by one half looked sure in the other."""
+    plain = write(tmp_path / "a.jsonl", [row(correct=n % 2, tokens=n) for n in range(3)])
+    copy = write(tmp_path / "b.jsonl.gz", [row(correct=n % 2, tokens=n) for n in range(3)])
+    ran = evaluated(tmp_path / "run")
+    shutil.copytree(ran, tmp_path / "again")
+    for paths, number, said in (
+        ([plain, plain], 3, str(plain)),
+        ([plain, copy], 3, str(copy)),
+        ([ran, ran / "responses.jsonl"], 6, str(ran / "responses.jsonl")),
+        ([ran, tmp_path / "again"], 6, str(tmp_path / "again" / "responses.jsonl")),
+    ):
+        found = import_responses([("", path) for path in paths])
+        assert len(found.parts[""]) == number
+        assert any(
+            note.startswith("passed over, for it is a copy of ") and note.endswith(f": {said}") for note in found.notes
+        )
+    # Under two names they are two configurations; other responses to the same problems are more.
+    assert ways_of(("x", plain), ("y", copy)) == {"": {"x": 3, "y": 3}}
+    assert ways_of(plain, write(tmp_path / "c.jsonl", [row(correct=n % 2, tokens=9) for n in range(3)])) == {
+        "": {"low": 6}
+    }
 
 
 @pytest.mark.parametrize("differs", [{"temperature": 0.0}, {"max_tokens": 64}, {"weights": "0123"}, {"forced": True}])
@@ -479,3 +542,21 @@ def test_costs_may_be_divided_as_rewards_are(tmp_path):
     rows = [row(**{"right/2": 1, "tokens/2": 10})]  # which are called so
     found = read(write(tmp_path / "s.jsonl", rows), columns={"cost": "tokens/2", "reward": "right/2"})
     assert (found.parts[""].tokens.tolist(), found.parts[""].reward.tolist()) == ([10], [1])
+
+
+def test_two_models_of_one_effort_are_parts_of_a_harnesss_task(tmp_path):
+    """Their responses were taken for those of one configuration."""
+    paths = []
+    for model, value in (("m", "C"), ("n", "I")):
+        sample = {"id": "q1", "scores": {"match": {"value": value}}, "model_usage": {model: {"output_tokens": 5}}}
+        log = {"version": 2, "eval": {"model": model, "task": "sums"}, "samples": [sample],
+               "plan": {"config": {"reasoning_effort": "low"}}}  # fmt: skip
+        paths.append(tmp_path / f"{model}.json")
+        paths[-1].write_text(json.dumps(log))
+    for given in ([("", tmp_path)], [("", path) for path in paths]):
+        found = import_responses(given, EXACT)
+        rewards = {part: responses.reward.tolist() for part, responses in found.parts.items()}
+        assert rewards == {"sums, m": [1], "sums, n": [0]}
+        assert "sums: configurations are of several models, each of which has a part" in found.notes
+    named = import_responses([("a", paths[0]), ("b", paths[1])], EXACT)  # as alternatives
+    assert named.parts["sums"].configurations == ["a", "b"]

@@ -13,6 +13,7 @@ from ibpo.evaluation.log_allocation import GAP, GroupLimit, answer_questions, as
 from ibpo.evaluation.log_parts import part_of_log, read_parts
 from ibpo.evaluation.log_picture import draw_answers
 from ibpo.evaluation.log_verdict import summarise_parts, verdict
+from ibpo.evaluation.statistics import rate_interval
 
 
 def read(tmp_path, text, **options):
@@ -66,6 +67,29 @@ def test_picture(tmp_path, holdout, monkeypatch):
     assert said == {"short", "long", *(answer.question.label for answer in answers if answer.allocation)}
     assert (len(axes.containers) - 1) == sum(answer.allocation is not None for answer in answers)
     assert any("not held out" in text.get_text() for text in axes.get_legend().get_texts()) != holdout
+
+
+def test_the_bars_of_a_picture_are_those_of_the_problems_that_were_halved(tmp_path, monkeypatch):
+    """Of 40 problems three had two answers: their bars were as narrow as if all had."""
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, path, **_: drawn.append(self))
+    rows = "".join(
+        f"{p},{g},{(p + n + (g == 'long')) % 3 // 2},{1 + 8 * (g == 'long')}\n"
+        for p in range(40)
+        for n in range(4 if p < 3 else 1)
+        for g in ("short", "long")
+    )
+    found, _ = read(tmp_path, "id,group,reward,cost\n" + rows)
+    (part,) = found.parts
+    [answer] = answer_questions(
+        part, questions(["cost=5"])[1:2], holdout=None, num_splits=2, seed=0, say=lambda _: None
+    )
+    draw_answers(part, [answer], tmp_path / "frontier.png")
+    held = as_shown(part, answer.held_out)
+    low, high = rate_interval(held.reward, held.reward_stderr, 3)
+    [segment] = drawn[0].axes[0].containers[-1].lines[2][0].get_segments()
+    assert segment[:, 1] == pytest.approx([low, high]) and high - low > 0.5
 
 
 def test_picture_of_one_problem_and_of_many_is_a_file(tmp_path):

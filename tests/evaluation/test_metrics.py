@@ -119,3 +119,30 @@ def test_a_mix_at_a_cost_lies_on_the_envelope_and_never_extrapolates():
         mix_N = metrics.mix_at_cost(cost_N, acc_N, cost)
         assert mix_N @ cost_N == pytest.approx(cost) and mix_N.sum() == pytest.approx(1)
         assert mix_N @ acc_N == pytest.approx(acc_N @ np.asarray(solved.x))
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e-10])
+def test_costs_of_any_unit(unit):
+    """A millionth of a dollar is no rounding: what was a billionth short counted as affordable."""
+    levels = [0.5, 0.2], [0.9, 0.6], np.array([1.0, 2.0]) * unit, np.array([3.0, 4.0]) * unit, [0.5, 0.5]
+    assert np.isnan(metrics.oracle_by_level_at_cost(*levels, 1.4999 * unit)[0])
+    assert metrics.oracle_by_level_at_cost(*levels, 1.5 * unit)[0] == pytest.approx(0.35)
+    assert metrics.oracle_by_level_at_cost(*levels, 2.5 * unit)[0] == pytest.approx(0.55)
+    rng = np.random.default_rng(0)
+    cost = np.array([[1.0], [2.0], [5.0]]) * rng.uniform(0.9, 1.1, (3, 40))
+    accuracy = np.array([[0.3], [0.5], [0.8]]) + 0.2 * rng.random((3, 40))
+    same = metrics.estimate_area(cost, accuracy, 1.5, 4.5)
+    found = metrics.estimate_area(cost * unit, accuracy, 1.5 * unit, 4.5 * unit)
+    assert (found.value, found.low, found.high) == pytest.approx((same.value, same.low, same.high))
+
+
+def test_one_problem_has_no_ratio_to_votes_that_gain_nothing():
+    """It was infinite: no standard error is known of one problem, and nothing is below that."""
+    found = metrics.estimate_gain_ratio([0.7], [2.0], [[0.5], [0.5], [0.5]], [[1.0], [2.0], [3.0]])
+    assert np.isnan(found.value)
+    assert metrics.estimate_gain_ratio([0.7], [2.0], [[0.5], [0.6]], [[1.0], [2.0]]).value == pytest.approx(2)
+
+
+def test_votes_are_at_least_one():
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        metrics.vote_at_k(["a"], ["1"], [1], 0)

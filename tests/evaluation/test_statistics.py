@@ -284,3 +284,9 @@ def test_bounded_values_of_which_few_differ_are_not_certain():
     found = estimate_bounded(few, np.arange(400), -1, 1)
     assert found.high - found.low == pytest.approx(2 * 1.97 * 2 / 400, rel=0.02)  # as if three more did
     assert estimate_mean(few, np.arange(400)).high < found.high
+
+
+def test_a_rate_that_was_cut_at_its_end_has_the_interval_of_its_problems():
+    """What is extrapolated above 1 is shown as 1, with its standard error: the interval went down to .2."""
+    assert rate_interval(1.0, 0.03, 45) == rate_interval(1.0, 0.0, 45)
+    assert rate_interval(0.0, 0.03, 45) == rate_interval(0.0, 0.0, 45)

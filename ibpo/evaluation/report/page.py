@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,15 @@ from ibpo.evaluation.log_verdict import verdict
 from ibpo.evaluation.methods import mean_over_seeds
 from ibpo.evaluation.report import figures
 from ibpo.evaluation.report.tables import TableData, dash_notes, methods_tables, published, tables_of
-from ibpo.evaluation.responses import Responses, natural
+from ibpo.evaluation.responses import Responses, natural, with_levels
 from ibpo.evaluation.run_facts import share_in_training
 from ibpo.evaluation.statistics import number_problems
 from ibpo.markdown import markdown_text
 from ibpo.runs import atomic_path, cannot_write, write_text_atomic
 
 MAX_CHARACTERS = 1500
+MAX_SLUG = 100
+"""Characters of a part's name that the names of its figures have."""
 MAX_EXAMPLES = 4
 """Configurations of which example responses are shown."""
 Json = dict[str, Any]
@@ -151,11 +154,11 @@ def write_page(folder: Path, data: PageData, name: str = "report") -> list[Path]
 def _write(folder: Path, data: PageData, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     shown, written = [], []
+    slugs = _slugs([part.name for part in data.parts])
     markdown = [f"# {markdown_text(data.title)}", "", markdown_text(data.answer), ""]
     for paragraph in data.asked:
         markdown += [markdown_text(paragraph), ""]
-    for number, part in enumerate(data.parts):
-        slug = re.sub(r"[^A-Za-z0-9.-]+", "_", part.name).strip("_")
+    for number, (part, slug) in enumerate(zip(data.parts, slugs, strict=True)):
         markdown += [f"## {markdown_text(part.name)}", ""] if part.name else []
         drawn = []
         for figure in part.figures:
@@ -196,12 +199,32 @@ def _write(folder: Path, data: PageData, name: str) -> list[Path]:
     files = {f"{name}.html": html, f"{name}.md": "\n".join(markdown)}
     if data.numbers:
         head = {"title": data.title, "parts": data.numbers}
-        tail = {"what_ran": dict(data.what_ran), "limits": list(data.limits)}
+        what_ran: dict[str, str] = {}
+        for label, value in data.what_ran:  # two runs may have a label in common
+            what_ran[label] = f"{what_ran[label]}; {value}" if label in what_ran else value
+        tail = {"what_ran": what_ran, "limits": list(data.limits)}
         files[f"{name}.json"] = json.dumps(head | tail, indent=1) + "\n"
     for file, text in files.items():
         write_text_atomic(folder / file, text)
         written.append(folder / file)
     return written
+
+
+def _slugs(names: Sequence[str]) -> list[str]:
+    """What the parts are called in names of files, each otherwise.
+
+    Example:
+        >>> _slugs(["", "a/b", "a b", "A.b"]), _slugs(["模型甲", "模型乙"])
+        (['', 'a_b', 'a_b_2', 'A.b'], ['', '2'])
+    """
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        slug = re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:MAX_SLUG].strip("_")
+        numbered = ("_".join(filter(None, (slug, str(number) if number > 1 else ""))) for number in count(1))
+        found.append(next(one for one in numbered if one.casefold() not in taken))
+        taken.add(found[-1].casefold())  # not every disk tells capitals apart
+    return found
 
 
 def _draw(paths: Sequence[Path], draw: Draw) -> Sequence[Path]:
@@ -493,9 +516,11 @@ def first_words(responses: Responses, part: Json, unit: str, *, num_splits: int 
 
 
 def _kept(name: str, budget: float, share: Json) -> str:
-    said = f"{share['value']:.1%} of its responses extended (95 %: {share['low']:.1%} to {share['high']:.1%})"
     allowed = f"{budget:.1%} allowed"
-    if share["value"] <= budget:
+    if share["low"] is None:  # of one problem there is no interval
+        return f"Whether {name} kept its budget is not known: {share['value']:.1%} on one problem, {allowed}."
+    said = f"{share['value']:.1%} of its responses extended (95 %: {share['low']:.1%} to {share['high']:.1%})"
+    if share["value"] <= budget * (1 + 1e-9):  # a mean of thirds rounds
         return f"{name} kept its budget: {said}, {allowed}."
     if share["low"] > budget:
         return f"{name} did not keep its budget: {said}, {allowed}."
@@ -504,6 +529,7 @@ def _kept(name: str, budget: float, share: Json) -> str:
 
 def _gather(responses: Responses, among: list[str], unit: str) -> LogPart | None:
     """The responses between which an allocation could choose, as `ibpo allocate` gathers them; None: there are none."""
+    responses = with_levels(responses)
     own = responses.where(np.isin(responses.configuration.astype(str), among) & ~np.isnan(responses.tokens))
     if len(set(own.configuration.tolist())) < 2:
         return None
@@ -535,7 +561,7 @@ def _wants(part: LogPart, answer: Answer) -> str:
     order = np.argsort(-extra, kind="stable")
     num = 1 + int(np.searchsorted(np.cumsum(extra[order]), MOST * total * (1 - 1e-12)))
     text = f"{MOST:.0%} of what that spends above {part.groups[cheapest]} goes to {num} of {len(every)} problems"
-    shares = _by_level(part, answer.pick != cheapest)
+    shares = _by_level(part, extra > 0)
     if shares:
         told = ", ".join(f"{level}: {share:.0%}" for level, share in shares)
         return f"{text}; by level, the problems that get more than {part.groups[cheapest]}: {told}."

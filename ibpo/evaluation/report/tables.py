@@ -16,6 +16,7 @@ import numpy as np
 
 from ibpo.budget import cost_text
 from ibpo.evaluation.methods import mean_over_seeds
+from ibpo.evaluation.responses import natural
 from ibpo.markdown import markdown_table, markdown_text
 
 Json = Mapping[str, Any]
@@ -115,8 +116,9 @@ def _right_and_wrong(part: Json) -> TableData:
 
 def _by(part: Json, name: str) -> TableData | None:
     """One row for each level or domain and configuration, with every number."""
-    first = part["configurations"][0]["numbers"]
-    values = [key for key in first if key.startswith(f"{name}=")]
+    # Not every configuration has answered all of them, where files call domains otherwise.
+    every = {key for one in part["configurations"] for key in one["numbers"] if key.startswith(f"{name}=")}
+    values = sorted(every, key=natural)
     if len(values) < 2:
         return None
     rows = []
@@ -143,7 +145,7 @@ def _numbers(every: Json, unit: str) -> dict[str, Cell]:
         f"mean {unit}": _cost(every.get("mean_tokens"), unit),
         f"median {unit}": _cost(every.get("median_tokens"), unit),
         f"95th percentile, {unit}": _cost(every.get("p95_tokens"), unit),
-        "thinking": _number(every.get("thinking_tokens"), 0),
+        "thinking" if unit == "tokens" else "thinking tokens": _number(every.get("thinking_tokens"), 0),
         "answer": _number(every.get("answer_tokens"), 0),
         "truncated": _rate(every.get("truncated")),
         "no answer": _rate(every.get("unanswered")),
@@ -157,7 +159,7 @@ def _spent(numbers: Json, kind: str, unit: str) -> dict[str, Cell]:
     return {
         f"mean {unit}, {kind}": _cost(found.get("mean_tokens"), unit),
         f"95th percentile, {kind}": _cost(found.get("p95_tokens"), unit),
-        f"thinking, {kind}": _number(found.get("thinking_tokens"), 0),
+        f"{'thinking' if unit == 'tokens' else 'thinking tokens'}, {kind}": _number(found.get("thinking_tokens"), 0),
         f"extended share, {kind}": _rate(found.get("extended_share")) if mixes else EMPTY,
     }
 
