@@ -193,6 +193,8 @@ def _router(path: Path | None, gains: Path | None, embed: str | None) -> Router 
     from ibpo.serving import is_calibration
 
     if path is None:
+        if embed is not None:
+            raise IbpoError("--embed: is for --router, which is not given; leave it out")
         return None
     if gains is None or is_calibration(gains):
         raise IbpoError("--router: needs --gains, a log with prompts")

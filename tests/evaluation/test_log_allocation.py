@@ -86,6 +86,7 @@ def test_the_bars_of_a_picture_are_those_of_the_problems_that_were_halved(tmp_pa
         part, questions(["cost=5"])[1:2], holdout=None, num_splits=2, seed=0, say=lambda _: None
     )
     draw_answers(part, [answer], tmp_path / "frontier.png")
+    assert answer.held_out is not None
     held = as_shown(part, answer.held_out)
     low, high = rate_interval(held.reward, held.reward_stderr, 3)
     [segment] = drawn[0].axes[0].containers[-1].lines[2][0].get_segments()

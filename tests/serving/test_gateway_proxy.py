@@ -4,13 +4,15 @@ import asyncio
 import base64
 import json
 import zlib
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import openai
 import pytest
 from aiohttp import web
 
+from ibpo.serving.gateway.proxy import Upstream
+from ibpo.serving.gateway.settings import UpstreamSettings
 from tests.serving.world import HASHED, KEYS, ask, ask_once, call, client_of
 
 FRAMING = {"Date", "Server", "Connection", "Transfer-Encoding", "Content-Length"}
@@ -57,6 +59,25 @@ def test_what_the_operator_lists_passes(world):
         )
         assert len(got[2]) == len(expected[2])
     assert call(f"{url}/v1/chat/completions", method="GET")[0] == 405
+
+
+@pytest.mark.parametrize(
+    ("ends", "chat", "tokenize"),
+    [
+        ("/v1", "/v1/chat/completions", "/tokenize"),
+        ("", "/v1/chat/completions", "/tokenize"),
+        ("/openai/v1", "/openai/v1/chat/completions", "/openai/tokenize"),
+        ("/v1beta/openai", "/v1beta/openai/chat/completions", "/tokenize"),
+        ("/api/paas/v4/", "/api/paas/v4/chat/completions", "/api/paas/tokenize"),
+    ],
+)
+def test_an_upstream_may_have_another_version(ends, chat, tokenize):
+    settings = UpstreamSettings(url=f"http://127.0.0.1:9{ends}")
+    upstream = Upstream(settings, cast(Any, None), key=None, keep_authorization=False, on_fault=print)
+    asked = {path: str(upstream.address(path)) for path in ("/v1/chat/completions", "/tokenize")}
+    assert asked == {
+        "/v1/chat/completions": f"http://127.0.0.1:9{chat}", "/tokenize": f"http://127.0.0.1:9{tokenize}"
+    }  # fmt: skip
 
 
 def test_without_keys_the_callers_own_goes_on(world):

@@ -253,6 +253,8 @@ def test_gains_of_a_calibration_are_drawn_from_its_scores(tmp_path):
     assert json.loads((tmp_path / "f.json").read_text())["budgets"][0]["spent"] == pytest.approx(0.5, abs=0.04)
     refused = run(trace, "--budget", "extended=75%", *arguments, "--router", file)
     assert "--router: needs --gains, a log with prompts" in refused.output
+    alone = run(trace, "--budget", "extended=75%", *arguments, "--embed", "url=http://127.0.0.1:9/v1,model=m")
+    assert alone.exit_code == 2 and "--embed: is for --router" in alone.output
 
 
 @pytest.mark.parametrize(

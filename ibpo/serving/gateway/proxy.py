@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import re
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -25,6 +26,8 @@ from ibpo.serving.gateway.settings import LimitSettings, UpstreamSettings
 from ibpo.serving.gateway.telemetry import Metrics
 from ibpo.serving.gateway.usage import StreamUsage
 
+VERSION = re.compile(r"/v\d+[a-z]*\d*(/openai)?$")
+"""Where an upstream's address ends: `/v1`, as a rule; others have `/v4` or, as Gemini, `/v1beta/openai`."""
 FIRST_PAUSE = 0.05
 """Seconds before the first retry, doubled with each, times a random factor in [0.5, 1.5]."""
 KEEP_ALIVE = 4.0
@@ -203,7 +206,8 @@ class Upstream:
     ) -> None:
         self.settings, self._session = settings, session
         self._key, self._on_fault = key, on_fault
-        self._root = settings.address.removesuffix("/v1")
+        self._base = settings.address
+        self._root = VERSION.sub("", self._base)
         self._authorization = None if key is None else f"Bearer {key}"
         if settings.address != settings.url:
             # Left in the address, aiohttp would refuse each request that has an `Authorization` of its own.
@@ -215,8 +219,12 @@ class Upstream:
         self._left_out = {False: passed, True: passed | REWRITTEN}
 
     def address(self, path: str) -> URL:
-        """The address of a path (with its parameters): `/v1/...` is the upstream's `/v1/...`."""
-        return URL(self._root + path, encoded=True)
+        """The address of a path (with its parameters): `/v1/...` is below the upstream's version, all else beside it.
+
+        Without a version in the upstream's address that is `/v1`.
+        """
+        is_versioned = self._root != self._base and path.startswith("/v1/")
+        return URL(self._base + path.removeprefix("/v1") if is_versioned else self._root + path, encoded=True)
 
     def headers_for(self, headers: MultiMapping[str], *, governed: bool, anthropic: bool = False) -> CIMultiDict[str]:
         """The caller's headers as the upstream gets them.
