@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,7 +61,7 @@ class Governor(Decider):
             decision, body = await self.begin(request, caller, headers, tenant, first=first)
         except asyncio.CancelledError:
             if first is not None:  # the caller is gone, and what was made is not
-                self._book_later(first.alone(), request, caller, headers, tenant)
+                self._book_later(self._book(first.alone(), request, caller, headers, tenant, 0))
             raise
         try:
             if first is not None and decision.group.name == first.group.name:
@@ -153,19 +153,13 @@ class Governor(Decider):
             await self._book(given_up, request, http_request.headers, headers, tenant, error.fault.status)
             raise refuse_fault(error.fault) from None
         except asyncio.CancelledError:
-            self._book_later(lost(model, num_asked, began), request, http_request.headers, headers, tenant)
+            given_up = lost(model, num_asked, began)
+            self._book_later(self._book(given_up, request, http_request.headers, headers, tenant, 0))
             raise
 
-    def _book_later(
-        self,
-        first: FirstAnswer,
-        request: OpenAIRequest,
-        caller: Mapping[str, str],
-        headers: CIMultiDict[str],
-        tenant: str,
-    ) -> None:
+    def _book_later(self, booking: Coroutine[object, None, None]) -> None:
         """Charge a caller that is gone: its handler is being cancelled, the booking is not."""
-        task = asyncio.ensure_future(self._book(first, request, caller, headers, tenant, 0))
+        task = asyncio.ensure_future(booking)
         self.bookings.add(task)
         task.add_done_callback(self.bookings.discard)
 
