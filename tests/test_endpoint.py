@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from concurrent import futures
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -230,12 +232,31 @@ def test_concurrency_is_bounded_and_one_refusal_stops_nothing():
         assert len(log.requests) <= before + 8
 
 
+@pytest.fixture
+def interrupts():
+    """Interrupts as a terminal has them: what a shell began in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_what_is_in_flight_at_an_interrupt_is_paid_for_and_kept():
+    interrupted, caller = threading.Event(), threading.main_thread().ident
+
+    def waits_for_answers():
+        frame = sys._current_frames().get(caller or 0)
+        while frame is not None and frame.f_code is not futures.wait.__code__:
+            frame = frame.f_back
+        return frame is not None
+
     def answer(body, number):
         if number == 4:
-            time.sleep(0.3)  # the caller waits by then
+            while not waits_for_answers():
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.3)
+            interrupted.set()
+        interrupted.wait(60)
         return echo(body, number)
 
     done = {}
@@ -245,7 +266,7 @@ def test_what_is_in_flight_at_an_interrupt_is_paid_for_and_kept():
             for position, text in endpoint.map(lambda i: ask(endpoint, str(i)).text, range(50)):
                 done[position] = text
         asked = {request["messages"][0]["content"] for request in log.requests}
-    assert 4 <= len(asked) < 50 and set(done.values()) == asked
+    assert len(asked) == 4 and set(done.values()) == asked
     assert endpoint.bill.num_requests == len(done)
 
 
