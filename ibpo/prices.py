@@ -67,7 +67,7 @@ CACHE_WRITTEN = (
     "cacheWriteInputTokens",
 )
 TOOL_RESULTS = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
-"""What Gemini calls the tokens that its own tools added to the prompt, beside which they are counted."""
+"""Gemini's names for tokens that its own tools added to the prompt; they are not among the prompt's tokens."""
 PER = 1_000_000
 """Tokens that a price is of."""
 DATED = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}$")

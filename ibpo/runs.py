@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -168,6 +169,22 @@ def atomic_files(folder: Path, last: str) -> Iterator[Path]:
             raise cannot_write(folder, error) from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def number_equal_names(names: Sequence[str]) -> list[str]:
+    """Names of files, each otherwise: later ones that a disk might not tell from one before get a number.
+
+    Example:
+        >>> number_equal_names(["a_b", "A_B", "c", "a_b"])
+        ['a_b', 'A_B_2', 'c', 'a_b_3']
+    """
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        numbered = ("_".join(filter(None, (name, str(number) if number > 1 else ""))) for number in count(1))
+        found.append(next(one for one in numbered if one.casefold() not in taken))
+        taken.add(found[-1].casefold())
+    return found
 
 
 def write_text_atomic(path: Path, text: str) -> None:

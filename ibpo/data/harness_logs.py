@@ -251,7 +251,7 @@ def usual_metric(rows: Iterable[Mapping[str, Any]], source: Source | None = None
 
     Args:
         rows: The metrics of each.
-        source: Is told where there are several, and none was named.
+        source: Gets a note where there are several, and none was named.
         column: The column of a metric, with `{}` for its name.
 
     Example:

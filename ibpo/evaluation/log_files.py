@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ibpo.evaluation.log_allocation import Answer
 from ibpo.evaluation.log_parts import LogPart, Say, judge_when_needed
 from ibpo.evaluation.log_picture import draw_answers
 from ibpo.evaluation.log_verdict import summarise_parts
-from ibpo.runs import atomic_files
+from ibpo.runs import atomic_files, number_equal_names
 
 CHUNK = 100_000
 """Problems that are turned into lines of JSON at a time."""
@@ -67,15 +66,9 @@ def write_files(
 
 
 def _picture_names(parts: Sequence[str]) -> list[str]:
-    """A file for each part; parts `a/b` and `a_b`, or `A` and `a` where a disk does not tell them apart, have two."""
-    taken: set[str] = set()
-    names: list[str] = []
-    for part in parts:
-        stem = "_".join(["frontier", *([re.sub(r"[^\w.-]", "_", part)[:50]] if part else [])])
-        numbered = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-        names.append(next(name for name in numbered if name.casefold() not in taken))
-        taken.add(names[-1].casefold())
-    return [f"{name}.png" for name in names]
+    """A file for each part."""
+    stems = ["_".join(["frontier", *([re.sub(r"[^\w.-]", "_", part)[:50]] if part else [])]) for part in parts]
+    return [f"{name}.png" for name in number_equal_names(stems)]
 
 
 def _choices(part: LogPart, answer: Answer) -> Iterator[str]:

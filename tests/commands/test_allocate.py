@@ -74,8 +74,8 @@ def test_every_part_has_a_picture(log, tmp_path):
     result = run(table, "--by", "task", "--budget", "0.5x", "--num-splits", 2, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     names = {path.name for path in (tmp_path / "out").glob("*.png")}
-    assert names == {"frontier_a_b.png", "frontier_a_b-2.png", "frontier_A_B-3.png"} or names == {
-        "frontier_A_B.png", "frontier_a_b-2.png", "frontier_a_b-3.png"
+    assert names == {"frontier_a_b.png", "frontier_a_b_2.png", "frontier_A_B_3.png"} or names == {
+        "frontier_A_B.png", "frontier_a_b_2.png", "frontier_a_b_3.png"
     }  # fmt: skip
 
 

@@ -1093,7 +1093,7 @@ def inspect_sample(effort, *, model="m", task="sums", problem="q1", calls=(), us
     ],
 )
 def test_what_a_model_spends_on_grading_its_own_answer_is_no_cost_of_it(tmp_path, calls, usage, cost):
-    """`model_graded_qa` asks the evaluated model unless it is told another: costs were those of both."""
+    """`model_graded_qa` asks the evaluated model unless another is named: costs were those of both."""
     (tmp_path / "a.json").write_text(json.dumps(inspect_sample("low", calls=calls, usage=usage)))
     log = read_log(tmp_path / "a.json")
     assert log.cost.tolist() == [cost]

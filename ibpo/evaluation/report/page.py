@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from ibpo.evaluation.responses import Responses, natural, with_levels
 from ibpo.evaluation.run_facts import share_in_training
 from ibpo.evaluation.statistics import number_problems
 from ibpo.markdown import markdown_text
-from ibpo.runs import atomic_path, cannot_write, write_text_atomic
+from ibpo.runs import atomic_path, cannot_write, number_equal_names, write_text_atomic
 
 MAX_CHARACTERS = 1500
 MAX_SLUG = 100
@@ -217,14 +216,7 @@ def _slugs(names: Sequence[str]) -> list[str]:
         >>> _slugs(["", "a/b", "a b", "A.b"]), _slugs(["模型甲", "模型乙"])
         (['', 'a_b', 'a_b_2', 'A.b'], ['', '2'])
     """
-    found: list[str] = []
-    taken: set[str] = set()
-    for name in names:
-        slug = re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:MAX_SLUG].strip("_")
-        numbered = ("_".join(filter(None, (slug, str(number) if number > 1 else ""))) for number in count(1))
-        found.append(next(one for one in numbered if one.casefold() not in taken))
-        taken.add(found[-1].casefold())  # not every disk tells capitals apart
-    return found
+    return number_equal_names([re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:MAX_SLUG].strip("_") for name in names])
 
 
 def _draw(paths: Sequence[Path], draw: Draw) -> Sequence[Path]:
