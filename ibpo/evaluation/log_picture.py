@@ -106,6 +106,10 @@ def _draw_held_out(axes: Any, part: LogPart, answers: Sequence[Answer]) -> None:
             printable(answer.question.label), (spent, below), xytext=(0, -5), textcoords="offset points", fontsize=8,
             color=RED, rotation=90, ha="center", va="top",
         )  # fmt: skip
+        # Room for the words below the bar, some 5 points a letter, or they stand in the numbers of the axis.
+        part_of = min(0.4, (5 + 5 * len(answer.question.label)) / (axes.bbox.height / axes.figure.dpi * 72))
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(bottom=min(bottom, (below - part_of * top) / (1 - part_of)))
 
 
 def _intervals(value: FloatArray, stderr: FloatArray, num_problems: int) -> FloatArray:
