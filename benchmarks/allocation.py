@@ -1,6 +1,6 @@
 """The allocation solver against generic ones: time, memory, gap. Prints a Markdown table.
 
-    python benchmarks/allocation.py --sizes 1e3 1e4 1e5 1e6 1e7 --limit 60 --out docs/allocation-benchmark.md
+    python benchmarks/allocation.py --sizes 1e3 1e4 1e5 1e6 1e7 --limit 60 --out docs/results/allocation.md
     python benchmarks/allocation.py --sizes 1e4 1e5 --against CHECKOUT --turns 25
     python benchmarks/allocation.py --targets --limit 20
 

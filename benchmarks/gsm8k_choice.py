@@ -8,9 +8,9 @@
     python -m benchmarks.gsm8k_choice table --runs RUNS --data DIR --embed-model DIR
     python -m benchmarks.gsm8k_choice table                         by the packed log alone: no policies, no routers
 
-RUNS holds `train` and `test`, runs of `ibpo eval` with `recipes/gsm8k_three_groups.toml` (docs/real-models.md has the
-commands), and may hold `turns` and `debate`, the same with `--also`, and `served`, of the policy that `policy` wrote.
-DIR of `--data` holds the files of github.com/openai/grade-school-math.
+RUNS holds `train` and `test`, runs of `ibpo eval` with `recipes/gsm8k_three_groups.toml` (commands:
+docs/how-to/real-models.md), and may hold `turns` and `debate`, the same with `--also`, and `served`, of the policy that
+`policy` wrote. DIR of `--data` holds the files of github.com/openai/grade-school-math.
 Rows of the table, each with its standard error over unseen problems:
 
     number, brief, steps           always this response group

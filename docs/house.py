@@ -1,7 +1,7 @@
 """Draw the house from the code's imports: rooms on their floors, an arrow where one imports from another.
 
     python docs/house.py            # figures: files, lines, circles, public names without a user
-    python docs/house.py --draw     # docs/house.svg as well
+    python docs/house.py --draw     # docs/images/house.svg as well
 
 The floors are those of the import contract in pyproject.toml; imports inside functions count, imports for type checkers
 do not. `make lint` prints the figures: they are there to be seen, and nothing fails because of them but a circle.
@@ -143,7 +143,7 @@ def draw(floors: list[list[str]], arrows: Counter[tuple[str, str]], lines: Count
 def main() -> int:
     """Print the figures; draw on demand; 1 where imports go in a circle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draw", action="store_true", help="write docs/house.svg")
+    parser.add_argument("--draw", action="store_true", help="write docs/images/house.svg")
     parser.add_argument("--names", action="store_true", help="list the public names without a user")
     asked = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -162,7 +162,7 @@ def main() -> int:
     if asked.names:
         print("\n".join(unused))
     if asked.draw:
-        draw(read_floors(), count_room_imports(graph), lines, ROOT / "docs" / "house.svg")
+        draw(read_floors(), count_room_imports(graph), lines, ROOT / "docs" / "images" / "house.svg")
     return 1 if circle else 0
 
 

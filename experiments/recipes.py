@@ -33,8 +33,8 @@ OPENING_WEIGHTS = (0.01, 1.0)
 RESPONSES_PER_UPDATE = {"thinking": 256, "voting": 128}
 """Of reinforcement learning. Voting's responses are long: half of them an update leaves twice as many updates."""
 NUM_STEPS = {"thinking": 95, "voting": 60}
-"""Updates that let three seeds of everything end within 90 minutes on two idle cores (docs/evaluation.md). Thinking's
-are as many responses as IBPO's own 190 updates of 128; voting's are a sixteenth."""
+"""Updates that let three seeds of everything end within 90 minutes on two idle cores (docs/explanation/evaluation.md).
+Thinking's are as many responses as IBPO's own 190 updates of 128; voting's are a sixteenth."""
 PART_OF_OTHERS = {"thinking": 1.0, "voting": 0.5}
 """Where not all policies can have so many updates: the part that those without `Recipe.all_updates` get."""
 

@@ -273,7 +273,7 @@ class Inputs:
             if path.is_file() and path.suffix != ".md" and path.stat().st_size < 300_000
         )
         self.recipes = {path.name: path.read_bytes() for path in sorted((ROOT / "recipes").glob("*.toml"))}
-        page = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
+        page = (ROOT / "docs" / "how-to" / "gateway.md").read_text(encoding="utf-8")
         found = re.search(r"```toml\n(# ibpo serve.*?)```", page, re.DOTALL)
         assert found is not None
         self.gateway_file = found[1].encode()

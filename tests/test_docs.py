@@ -18,12 +18,12 @@ from ibpo.tasks.task import TASKS
 from tests.openai_server import serving
 
 ROOT = Path(__file__).parent.parent
-DOCS = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+DOCS = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md"))}
 README = ROOT / "README.md"
 
 
 def named(pattern):
-    """(file, name) of every match in docs/*.md but the log, whose names are those of their day; there are some."""
+    """(file, name) of every match in docs/ but the log, whose names are those of their day; there are some."""
     pages = {path.name: text for path, text in DOCS.items() if path.name != "log.md"}
     found = sorted({(page, name) for page, text in pages.items() for name in re.findall(pattern, text)})
     assert found
@@ -55,8 +55,8 @@ def test_names_of_the_package_exist():
 @pytest.mark.parametrize(
     ("page", "room", "first", "last"),
     [
-        ("judges.md", "ibpo.rewards", "| `MathJudge` |", "| each problem to the judge"),
-        ("response_groups.md", "ibpo.rollouts", "`ScriptedSampler`,", " and keep one"),
+        ("reference/judges.md", "ibpo.rewards", "| `MathJudge` |", "| each problem to the judge"),
+        ("reference/response-groups.md", "ibpo.rollouts", "`ScriptedSampler`,", " and keep one"),
     ],
 )
 def test_what_a_page_lists_is_in_the_face_of_its_room(page, room, first, last):
@@ -78,7 +78,7 @@ def test_tests_exist():
     assert missing == []
 
 
-@pytest.mark.parametrize("path", [README, *DOCS], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [README, *DOCS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_relative_links_resolve(path):
     for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
         if "://" in link:
@@ -90,7 +90,7 @@ def test_relative_links_resolve(path):
 
 
 def test_every_task_is_listed():
-    page = DOCS[ROOT / "docs" / "tasks.md"]
+    page = DOCS[ROOT / "docs" / "reference" / "tasks.md"]
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     listed = {tuple(re.findall(r"`([^`]+)`", row)): row.rpartition("| ")[2] for row in rows}
     assert listed == {(name, task.source.name): f"{task.source.split} |" for name, task in TASKS.items() if task.source}
@@ -102,7 +102,9 @@ def test_what_the_page_of_tasks_shows_runs(tmp_path, monkeypatch):
     pytest.importorskip("math_verify")
     pytest.importorskip("openai")
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)^```", DOCS[ROOT / "docs" / "tasks.md"], re.DOTALL | re.MULTILINE)
+    blocks = re.findall(
+        r"```python\n(.*?)^```", DOCS[ROOT / "docs" / "reference" / "tasks.md"], re.DOTALL | re.MULTILINE
+    )
     out, names = io.StringIO(), {}
 
     def grade(body, number):

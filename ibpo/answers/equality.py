@@ -1,6 +1,6 @@
 r"""Do two answers that were read say the same?
 
-The conventions are those of docs/judges.md.
+The conventions are those of docs/reference/judges.md.
 """
 
 from __future__ import annotations

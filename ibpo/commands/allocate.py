@@ -31,7 +31,7 @@ def allocate_command(
         typer.Argument(
             metavar="LOG [TABLE]...",
             help="Scored responses, a row each: JSON lines, JSON, CSV, Parquet or Arrow, a file or folder; or the log "
-            "of a server or harness (docs/logs.md). The columns of further tables, such as rewards, are added to the "
+            "of a server or harness. The columns of further tables, such as rewards, are added to the "
             "rows with the same identifier.",
         ),
     ],

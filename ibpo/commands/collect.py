@@ -53,8 +53,8 @@ def collect_command(
         list[Path],
         typer.Argument(
             metavar="LOG [TABLE]...",
-            help="Prompts, with what was answered if it is there: a row each, or the log of a server or harness "
-            "(docs/logs.md). The columns of further tables, such as gold answers, are added to the rows with the same "
+            help="Prompts, with what was answered if it is there: a row each, or the log of a server or harness. "
+            "The columns of further tables, such as gold answers, are added to the rows with the same "
             "identifier.",
         ),
     ],

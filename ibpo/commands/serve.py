@@ -30,7 +30,7 @@ def serve_command(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="TOML of the gateway: models, limits, time-outs; budgets too. See docs/gateway.md."),
+        typer.Option(help="TOML of the gateway: models, limits, time-outs; budgets too. See docs/how-to/gateway.md."),
     ] = None,
     by: Annotated[
         Literal["thinking", "effort"],
@@ -58,7 +58,7 @@ def serve_command(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Answer the calls of Envoy's ext_proc filter here (or unix:PATH): see docs/envoy.md. "
+            help="Answer the calls of Envoy's ext_proc filter here (or unix:PATH): see docs/how-to/envoy.md. "
             "Then --upstream may be left out.",
         ),
     ] = None,

@@ -110,10 +110,10 @@ SMOLLM2 = Experiment(
         ResponseGroup(name="extended", prefix="Steps:", extract_answer=answer_reader("after:Answer:")),
     ),
     max_completion_length=64,
-    # After so short a cold start most errors at 1 are slips of a blurred distribution (docs/real-models.md).
+    # After so short a cold start most errors at 1 are slips of a blurred distribution (docs/how-to/real-models.md).
     temperature=0.3,
     training={
-        # All weights, each problem once; docs/real-models.md says what half as many steps came to.
+        # All weights, each problem once; docs/how-to/real-models.md says what half as many steps came to.
         "cold_start": {"learning_rate": 2e-4},
     },
     num_siblings_standard=4,

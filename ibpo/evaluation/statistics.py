@@ -2,7 +2,7 @@ r"""Numbers with their uncertainty: every 95 % interval of the project is made h
 
 Responses to one problem are not independent, so every interval counts problems, not responses. All are intervals of the
 average over problems like those evaluated, each problem weighing the same however often it was answered. Their coverage
-is measured in docs/evaluation.md. Letters: N responses, P problems, L levels, D bootstrap draws.
+is measured in docs/explanation/evaluation.md. Letters: N responses, P problems, L levels, D bootstrap draws.
 """
 
 from __future__ import annotations

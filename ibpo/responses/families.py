@@ -6,7 +6,7 @@ writes behind the user's message. What a wrong switch does is silent: templates 
 
 `FAMILIES` is the table. `find_family` tells the family of a chat template by texts that stand in it; a template of no
 family is read by trying the known switches on it (`ibpo.responses.openings`). Checked against the templates
-themselves by `benchmarks/families.py`, which makes the table in docs/response_groups.md.
+themselves by `benchmarks/families.py`, which makes the table in docs/reference/response-groups.md.
 """
 
 from __future__ import annotations

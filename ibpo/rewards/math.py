@@ -224,7 +224,7 @@ class MathJudge:
     r"""1.0 where the predicted answer is equivalent to the gold, else 0.0; every pair is judged once.
 
     Equivalent: equal as text or as plain numbers, or equal in all that both say when they are read; what is not read
-    must be written alike. Conventions, and how it agrees with published graders' tests: docs/judges.md.
+    must be written alike. Conventions, and how it agrees with published graders' tests: docs/reference/judges.md.
 
     Raises:
         IbpoError: on construction, where math-verify is not installed, or with another version of ANTLR.

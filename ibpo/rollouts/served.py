@@ -37,8 +37,8 @@ class EndpointSampler:
     How a prefix is forced depends on the server: `render` (any server with `/completions`) writes the chat template
     out here, by `writer`, and lets the server continue prompt and prefix, as token ids where it takes them;
     `prefill` (vLLM, SGLang) sends the prefix as an unfinished assistant message, of which most templates of hybrid
-    models make another prompt (docs/response_groups.md); `none` refuses requests with a prefix. The reply's text never
-    holds the prefix, the rollout's completion always does.
+    models make another prompt (docs/reference/response-groups.md); `none` refuses requests with a prefix. The reply's
+    text never holds the prefix, the rollout's completion always does.
     """
 
     endpoint: Endpoint

@@ -5,7 +5,7 @@ import io
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to-choose-a-budget.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "choose-a-budget.md"
 
 
 def test_python_block_prints_what_it_says():
@@ -17,4 +17,4 @@ def test_python_block_prints_what_it_says():
 
 
 def test_picture_is_there():
-    assert (PAGE.parent / "budget_frontier.png").is_file()
+    assert (PAGE.parents[1] / "images" / "budget_frontier.png").is_file()

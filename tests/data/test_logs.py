@@ -1019,7 +1019,7 @@ def test_evaluations_of_spans_without_a_response_id_are_told_apart(tmp_path):
 
 
 def test_the_column_of_efforts_of_a_tools_log_can_be_named(tmp_path):
-    """It was taken away, and the advice of docs/logs.md refused."""
+    """It was taken away, and the advice of docs/reference/log-formats.md refused."""
     rows = [
         {"input": "1 + 1 =", "output": "2", "score": 1.0, "step": 1, "effort": effort, "mode": "a"} for effort in "xy"
     ]

@@ -258,7 +258,7 @@ def test_thousands_separators(number):
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
 def test_agreement_with_published_graders_tests(judge):
-    """docs/judges.md explains every disagreement; here their number must not grow."""
+    """docs/reference/judges.md explains every disagreement; here their number must not grow."""
     rows = [json.loads(line) for line in (DATA / "answer_equivalence" / "unit_tests.jsonl").open()]
     judged = judge.compare([(row["pred"], row["gold"] or "") for row in rows])
     # A pair of symbolic sums takes about the CPU time that a pair may take: the machine decides, not the judge.
@@ -280,7 +280,7 @@ def test_rewrites_that_were_written_apart_from_the_judge(judge):
 
 
 def test_pairs_that_were_written_by_hand(judge):
-    """Kinds of answers that judges get wrong; `judged` says where our conventions (docs/judges.md) are others."""
+    """Kinds of answers that judges get wrong; `judged`: where our conventions are others (docs/reference/judges.md)."""
     rows = [json.loads(line) for line in (GSM8K.parent / "answer_pairs.jsonl").open(encoding="utf-8")]
     judged = judge.compare([(row["predicted"], row["gold"]) for row in rows])
     wrong = [row for row, j in zip(rows, judged, strict=True) if (j.reward == 1.0) != row.get("judged", row["equal"])]

@@ -417,7 +417,7 @@ def test_bad_plans(table, message):
 
 
 def test_the_page_on_serving_runs(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "serving.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     save_calibration(Calibration.from_scores([0.1, 0.5, 0.8, 0.9], {}), "calibration.json")
     names = {}

@@ -405,7 +405,7 @@ def test_pages_of_other_sites(keys):
 
 def test_the_threat_model_names_tests_that_exist():
     here = Path(__file__).parent
-    page = (here.parent.parent / "docs" / "security.md").read_text(encoding="utf-8")
+    page = (here.parent.parent / "docs" / "explanation" / "security.md").read_text(encoding="utf-8")
     tests = "".join(path.read_text(encoding="utf-8") for path in here.glob("test_*.py"))
     named = re.findall(r"`(test_\w+)`", page)
     assert len(named) > 30 and [name for name in named if f"def {name}(" not in tests] == []

@@ -78,7 +78,7 @@ def test_a_wrong_file_is_one_line(tmp_path, text, said):
 
 
 def test_example_of_the_documentation_is_read(tmp_path):
-    page = (Path(__file__).parent.parent.parent / "docs" / "gateway.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent.parent / "docs" / "how-to" / "gateway.md").read_text(encoding="utf-8")
     path = tmp_path / "gateway.toml"
     path.write_text(re.findall(r"```toml\n(# ibpo serve.*?)```", page, re.DOTALL)[0])
     settings, plan = read_settings(path)
@@ -88,7 +88,7 @@ def test_example_of_the_documentation_is_read(tmp_path):
 
 
 def test_examples_of_money_sessions_and_the_calendar_are_read(tmp_path):
-    page = (Path(__file__).parent.parent.parent / "docs" / "gateway.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent.parent / "docs" / "how-to" / "gateway.md").read_text(encoding="utf-8")
     snippets = {text.split("\n")[0]: text for text in re.findall(r"```toml\n(\[.*?)```", page, re.DOTALL)}
     path = tmp_path / "gateway.toml"
     # Tables after [[model]] would still be read: TOML's order of tables is free.

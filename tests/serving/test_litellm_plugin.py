@@ -677,7 +677,7 @@ def test_thinking_of_messages_stays_where_it_was(plugin, budget, monkeypatch):
 
 
 def test_the_file_of_the_documentation_is_one(plugin, tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "litellm.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "litellm.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "gateway.toml").write_text(text)
     made = plugin.BudgetLogger(tmp_path / "gateway.toml", state=str(tmp_path / "budget.db"))

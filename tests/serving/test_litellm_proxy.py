@@ -1,6 +1,6 @@
 """The plug-in in the real LiteLLM proxy, against a real upstream: see `litellm_env.sh` for its environment.
 
-What the proxy does in each case is in docs/litellm.md; here is what the plug-in makes of it.
+What the proxy does in each case is in docs/how-to/litellm.md; here is what the plug-in makes of it.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What docs/scale.md rests on, as far as it needs no hardware: schemas, refusals, openings, the memory table."""
+"""What docs/how-to/scale.md rests on, as far as it needs no hardware: schemas, refusals, openings, the memory table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_trained_adapters_are_no_start_where_parameters_are_sharded():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_accelerate_configurations_fit_its_schema_and_the_recipe(path, tmp_path):
     config: Any = load_config_from_file(str(path))
-    said = (ROOT / "docs" / "scale.md").read_text()
+    said = (ROOT / "docs" / "how-to" / "scale.md").read_text()
     assert path.name in said or config.num_processes == 1
     parts = 8 if config.num_processes == 32 else 32
     overrides = [f"trl.gradient_accumulation_steps={parts}"]
@@ -101,7 +101,7 @@ def test_served_rollouts_are_opened_and_cut_like_those_of_transformers(make_trai
 
 def test_the_memory_table_is_the_formulas():
     script = runpy.run_path(str(ROOT / "benchmarks" / "memory.py"))
-    assert script["table"]() in (ROOT / "docs" / "scale.md").read_text()
+    assert script["table"]() in (ROOT / "docs" / "how-to" / "scale.md").read_text()
     small, _, large = script["MODELS"]
     whole, _, eight, _ = script["SETUPS"]
     for model in (small, large):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ibpo.errors import IbpoError
 from ibpo.serving.controller.accounts import QUOTA, TOTAL, AccountStore, Ended, MemoryStore, Reservation
-from ibpo.serving.controller.admission import Account, Admission
+from ibpo.serving.controller.admission import Account, Admission, Bounds
 from ibpo.serving.controller.correction import Correction
 from ibpo.serving.controller.leases import Leaseholder
 from ibpo.serving.controller.policy import ServingPolicy
@@ -129,6 +129,15 @@ class Controller:
     def overdraft(self) -> list[float]:
         """Per budget the overdraft in force: the policy's, or what follows from what the budget buys."""
         return self._pricing.overdraft
+
+    @property
+    def corrections(self) -> dict[str, list[float]]:
+        """Response group -> per budget by what its expected costs are multiplied, as earlier answers cost otherwise."""
+        return self._correction.ratios
+
+    def bounds_of(self, account: str) -> Bounds:
+        """What holds for an account by its name: `total`, `tenant NAME` or `slice NAME`."""
+        return self._admission.bounds_of(account)
 
     def cautions(self) -> list[str]:
         """A sentence for each response group that most requests could not have, as it is expected to cost too much."""

@@ -123,6 +123,8 @@ class AsyncController:
         self._moved: dict[str, tuple[int, float]] = {}  # holder -> number of its last report, when it was first seen
         self._holder = ""  # whose lease is this process's own
         self._keeper: asyncio.Task[None] | None = None
+        self.on_beat: Callable[[], None] = lambda: None
+        """Called every five seconds, whether the store can be used or not."""
 
     async def open(self) -> None:
         """Open the store, and go on where this process stopped.
@@ -360,6 +362,7 @@ class AsyncController:
         beat = 0
         while True:
             try:
+                self.on_beat()
                 now = await self.snapshot()
                 budgets = {row["name"]: [row["used"], row["price"]] for row in now["budgets"]}
                 self.history.append({"time": now["time"], "budgets": budgets})
@@ -412,6 +415,7 @@ class AsyncController:
     def _calendar(self, now: float) -> list[dict[str, Any]]:
         """What the current hour, day and month have cost."""
         rows: list[dict[str, Any]] = []
+        begins = {} if self._quotas is None else self._quotas.begins(now)
         for quota, end in [] if self._quotas is None else self._quotas.current(now):
             with self._store.transaction():
                 buckets = dict(zip(self._names, self._store.buckets(QUOTA + quota.account), strict=True))
@@ -422,11 +426,29 @@ class AsyncController:
                     "total": total,
                     "spent": buckets[name].spent,
                     "in_flight": max(0.0, round(buckets[name].estimated, 9)),
+                    "num_requests": buckets[name].num_requests,
+                    "begins": begins[quota.kind],
                     "ends": end,
                 }
                 for name, total in quota.totals.items()
             ]
         return rows
+
+    def _part(self, account: str, rows: Sequence[TokenBucket]) -> dict[str, Any]:
+        """A tenant's or a slice's part of the traffic, and what it is promised and allowed."""
+        bounds, names = self._controller.bounds_of(account), self._names
+        return {
+            "name": account.partition(" ")[2],
+            "num_requests": rows[0].num_requests,
+            "used": dict(zip(names, map(_mean_cost, rows), strict=True)),
+            "spent": {name: row.spent for name, row in zip(names, rows, strict=True)},
+            "in_flight": {name: max(0.0, round(row.estimated, 9)) for name, row in zip(names, rows, strict=True)},
+            "balance": {name: row.balance for name, row in zip(names, rows, strict=True)},
+            "at_most": {name: _bound(value) for name, value in zip(names, bounds.at_most, strict=True)},
+            "overdraft": {name: _bound(value) for name, value in zip(names, bounds.overdraft, strict=True)},
+            "at_least": dict(zip(names, bounds.at_least, strict=True)),
+            "unmet": {name: row.unmet for name, row in zip(names, rows, strict=True)},
+        }
 
     def _snapshot(self) -> dict[str, Any]:
         controller, budgets = self._controller, self.policy.budgets
@@ -447,6 +469,7 @@ class AsyncController:
                     "spent": account.spent,
                     "in_flight": max(0.0, round(account.estimated, 9)),  # sums of floats
                     "balance": account.balance,
+                    "held": account.held,
                     "overdraft": overdraft,
                     "burst": overdraft if budget.burst is None else budget.burst,
                     "largest_overdraft": account.peak,
@@ -459,21 +482,25 @@ class AsyncController:
             ],
             "calendar": self._calendar(now),
             "tenants": [
-                {
-                    "name": name.removeprefix("tenant "),
-                    "num_requests": rows[0].num_requests,
-                    "used": dict(zip(self._names, map(_mean_cost, rows), strict=True)),
-                    "spent": {name: account.spent for name, account in zip(self._names, rows, strict=True)},
-                }
-                for name, rows in sorted(accounts.items())
-                if name.startswith("tenant ")
+                self._part(name, rows) for name, rows in sorted(accounts.items()) if name.startswith("tenant ")
             ],
+            "slices": [
+                self._part(name, rows) for name, rows in sorted(accounts.items()) if name.startswith("slice ")
+            ],
+            "corrections": {
+                group: dict(zip(self._names, ratios, strict=True)) for group, ratios in controller.corrections.items()
+            },
             "num_in_flight": self.num_open,
             "num_over": controller.num_over,
             "num_drifts": controller.num_drifts,
             "last_drift": self.last_drift,
             "cautions": [*controller.cautions(), *([] if self._learner is None else self._learner.cautions())],
         }
+
+
+def _bound(value: float) -> float | None:
+    """A bound for JSON; None: there is none."""
+    return value if value < math.inf else None
 
 
 def _finite_price(price: float) -> float | None:

@@ -9,8 +9,8 @@ A response group is one way of answering, e.g. with short or extended reasoning;
 budget bounds a mean per request, of tokens or of answers by one group. What must be known before anything is changed:
 
 1. **The reserve is what the body allows.** The bound on what a budget can be overspent is a theorem about reserves
-   (docs/serving.md): no answer may cost more than was reserved for it. `make_candidate` reserves `max_tokens_of` x the
-   number of answers, and `set_group` writes the same number under every name of the cap.
+   (docs/explanation/serving.md): no answer may cost more than was reserved for it. `make_candidate` reserves
+   `max_tokens_of` x the number of answers, and `set_group` writes the same number under every name of the cap.
 2. **A reservation ends once.** After `decide`, every way out (an answer, an error, a broken stream, a caller that is
    gone, a bug) leads through `end`, hence the `finally` of who calls. A second end does nothing; one that is missing
    holds its reserve back from everybody until the reservation is stale.
@@ -44,6 +44,7 @@ from ibpo.serving.gateway.learning import Learner
 from ibpo.serving.gateway.money import Bill, Biller, measure_prompt, read_prompt
 from ibpo.serving.gateway.openai_request import OWN_HEADERS, OpenAIRequest, can_set, check_size, max_tokens_of
 from ibpo.serving.gateway.quotas import SESSION, SESSION_HEADER, Quota, Quotas
+from ibpo.serving.gateway.savings import Comparison, most_expensive
 from ibpo.serving.gateway.settings import DEFAULT_TOKENS, GroupSettings, Keys, ModelSettings, Settings
 from ibpo.serving.gateway.telemetry import GroupLengths, Metrics, RequestLog, RequestRecord
 from ibpo.serving.gateway.usage import AnswerCost, StreamUsage
@@ -75,6 +76,8 @@ class Decision:
     """What was known of its cost in money; None: no prices and no conversations matter here."""
     spent: Mapping[str, float] = field(default_factory=dict)
     """What first answers have cost that another group's answer comes on top of; see `escalation.py`."""
+    comparison: Comparison | None = None
+    """The most expensive response group that it could have had; None: it had no choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +155,13 @@ class Decider:
         size = measure_prompt(request.body) if counts else 0
         bill = None if self.biller is None else self.biller.begin(request, caller, tenant, now, size)
         candidates = [self._make_candidate(request, model, group, gains, size, bill) for group in groups.values()]
+        comparison = None
+        if len(candidates) > 1:
+            comparison = most_expensive(
+                {name: row.cost["tokens"] for name, row in zip(groups, candidates, strict=True)}
+                if counts and "tokens" in candidates[0].cost
+                else {name: _at_most(request, group, gains) for name, group in groups.items()}
+            )
         spent: dict[str, float] = {}
         if first is not None and first.answer:
             spent = self._first_cost(first, first.tokens, model, bill)
@@ -181,6 +191,9 @@ class Decider:
             record.quota_left = reservation.quota_left
             if reservation.used_up:
                 record.fields["used_up"] = list(reservation.used_up)
+            if SESSION in reservation.quota_left:
+                account = next(quota.account for quota in quotas if quota.kind == SESSION)
+                self.metrics.count_session(account, reservation.quota_left[SESSION], SESSION in reservation.used_up)
             if reservation.propensity < 1:
                 record.fields["propensity"] = reservation.propensity
         if self.learner is not None and first is None:
@@ -200,6 +213,7 @@ class Decider:
             usage=StreamUsage(strip=request.stream and model.include_usage and not request.wants_usage),
             bill=bill,
             spent=spent,
+            comparison=comparison,
         )
         if request.stream and counts and reservation is not None:
             decision.usage.on_progress = lambda tokens: self._progress(decision, tokens)
@@ -275,6 +289,8 @@ class Decider:
                 if self.biller is not None and self.biller.is_priced and "money" in actual:
                     record.fields["money"] = float(f"{actual['money']:.6g}")
                 self.controller.settle(reservation, actual)
+                if decision.comparison is not None and record.outcome == "answered" and record.counted == "usage":
+                    self._compare(decision, decision.comparison, actual)
         is_whole = record.outcome == "answered" and record.tokens is not None
         each = (record.tokens or 0.0) / decision.request.num_answers
         believed = self.expected_lengths.num_believed
@@ -287,6 +303,16 @@ class Decider:
         self.log.write_request(record)
         if record.outcome == "answered" and (usage.reasoning or len(decision.model.response_group) > 1):
             self._check_group(record, decision.model, usage.reasoning, decision.request.num_answers)
+
+    def _compare(self, decision: Decision, comparison: Comparison, actual: Mapping[str, float]) -> None:
+        """Add an answer to what is known of the savings; see `savings.py`."""
+        money, prompt = None, None
+        if self.biller is not None and self.biller.is_priced and "money" in actual:
+            prompt = read_prompt(decision.usage.usages)
+        if self.biller is not None and prompt is not None:
+            money = actual["money"], *self.biller.compare(decision.model, comparison.response_group, prompt)
+        name = decision.model.name
+        self.metrics.savings.add(name, decision.group.name, comparison, actual["tokens"], money)
 
     def _make_candidate(
         self,
@@ -485,6 +511,12 @@ def _times(candidate: Candidate, count: int) -> Candidate:
         {name: count * value for name, value in row.items()} for row in (candidate.cost, candidate.reserve)
     )
     return replace(candidate, cost=cost, reserve=reserve)
+
+
+def _at_most(request: OpenAIRequest, group: GroupSettings, gains: Gains) -> float:
+    """Expected completion tokens of all answers that a request asks for, within its cap."""
+    expected, cap = expected_tokens(request, group, gains), max_tokens_of(request, group)
+    return expected if cap is None else min(expected, float(cap * request.num_answers))
 
 
 def expected_tokens(request: OpenAIRequest, group: GroupSettings, gains: Gains) -> float:

@@ -10,7 +10,7 @@ answer, which may change headers and body. A governed request, from top to botto
     the call ends     -> settle or cancel, once
 
 All others are one message: passed on or refused, as `ibpo serve` does. What must be known before anything is changed
-(measured with Envoy 1.40; docs/envoy.md):
+(measured with Envoy 1.40; docs/how-to/envoy.md):
 
 1. How a call ends says nothing: answers that came whole end in a cancelled call as often as those of a caller that
    left. Settlement follows what was seen: an end of the stream, trailers, `[DONE]`, a usage.

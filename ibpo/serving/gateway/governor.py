@@ -106,7 +106,7 @@ class Governor(Decider):
         try:
             return decision, write_body(request, decision.group, decision.model)
         except BaseException as error:
-            decision.record.outcome, decision.record.status = "failed", 400
+            decision.record.outcome, decision.record.status, decision.record.fault = "failed", 400, "refused"
             self.end(decision)
             if isinstance(error, IbpoError):
                 raise Refusal(400, "bad_request", str(error)) from None
@@ -242,6 +242,7 @@ class Governor(Decider):
             )
         except UpstreamFault as fault:
             record.outcome, record.status = "cut" if fault.began else "failed", fault.status
+            record.fault = fault.kind  # `connect`, `timeout` or `cut`
             raise refuse_fault(fault, added) from None
         record.retries, record.status = answer.num_retries, answer.status
         self.metrics.count_first_byte(record)

@@ -182,7 +182,7 @@ def make_controller(
         raise IbpoError(f"lease: is {lease!r}; it must be seconds between two exchanges, 0.01 to 60, e.g. 0.25")
     if any(budget.overcommit < math.inf for budget in policy.budgets):
         raise IbpoError(
-            "leases do not divide overcommit among processes: take it out of the budget, or the lease (docs/serving.md)"
+            "leases do not divide overcommit among processes: take it out of the budget, or the lease"
         )
     if quotas is not None:
         raise IbpoError(

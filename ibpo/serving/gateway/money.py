@@ -151,6 +151,19 @@ class Biller:
         )
         return self._chats.prices[name].of(use) + self._probe(name, bill, probed)
 
+    def compare(self, model: ModelSettings, response_group: str, prompt: TokenUse) -> tuple[float, float]:
+        """What a prompt, cached as it was, would be billed by another response group, and its price of a token of output.
+
+        Thoughts are priced apart where the settings say so, at their part of what the group has written so far.
+        """
+        name = f"{model.name}/{response_group}"
+        if self._chats is None or name not in self._chats.prices:
+            return 0.0, 0.0
+        price = self._chats.prices[name]
+        thinking, of_tokens = self._thinking.get(name, (0.0, 1.0))
+        rate = price.output + (price.reasoning - price.output) * min(1.0, thinking / of_tokens)
+        return price.of(replace(prompt, output=0.0, reasoning=0.0)), rate / 1e6
+
     def learn(
         self,
         bill: Bill,

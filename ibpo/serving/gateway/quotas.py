@@ -96,6 +96,11 @@ class Quotas:
         ]
 
 
+    def begins(self, now: float) -> dict[str, float]:
+        """When each of the calendar's current periods began, in seconds since 1970."""
+        return {period: period_begin(period, now, self.zone) for period, _ in self._periods}
+
+
 def open_quotas(settings: Settings) -> Quotas | None:
     """The quotas, where there are any."""
     is_any = settings.session is not None or any(settings.calendar.totals(period) for period in PERIODS)

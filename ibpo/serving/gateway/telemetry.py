@@ -10,6 +10,8 @@ import json
 import math
 import sys
 import time
+from collections import Counter as Count
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,9 +22,34 @@ from typing import IO, Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ibpo.errors import IbpoError
+from ibpo.serving.gateway.savings import Savings
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 FEWEST_LENGTHS = 50
+WINDOW_SECONDS = 600.0
+"""What the page shows of failures and times: the last ten minutes."""
+BEAT_SECONDS = 5.0
+SLOT_SECONDS = 10.0
+BINS = 16
+"""Bins of the times per factor of two: each is 4 % wide."""
+MOST_SESSIONS = 10_000
+LATENCIES = ("decide", "first_byte", "response")
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+STATES = ("kept", "unknown", "within", "over")
+"""Of a budget: see `ibpo.serving.gateway.status`."""
+FAILURES = {
+    "timeout": "no answer in time",
+    "connect": "no connection to the upstream",
+    "cut": "the upstream broke off or went silent",
+    "upstream_429": "the upstream said 429: too many requests",
+    "upstream_4xx": "the upstream refused the request (4xx)",
+    "upstream_5xx": "the upstream failed (5xx)",
+    "upstream_other": "the upstream gave no answer of its protocol",
+    "error_in_answer": "an error inside an answer of status 200",
+    "caller_left": "the caller left before the end",
+    "refused": "the body could not be written for the response group",
+}
+"""Why a governed request had no whole answer."""
 BUDGET_VALUES = ("mean", "used", "spent", "in_flight", "balance", "largest_overdraft", "price", "num_requests")
 
 
@@ -50,6 +77,12 @@ class RequestRecord:
     expected_unseen: float | None = None
     """Tokens that are expected where the thinking may not be shown: what came then says little; None: it is shown."""
     retries: int = 0
+    fault: str = ""
+    """Why there is no answer, a key of `FAILURES`, where the status alone does not say it."""
+    decide_seconds: float = -1.0
+    """Time to find the gains and to decide; negative: it was not decided."""
+    first_byte_seconds: float = -1.0
+    """From the body to the first byte of an answer; negative: there is none."""
     price: Mapping[str, float | None] | None = None
     """Budget -> gain that a unit of cost had to bring, None where none was enough; None: no store to ask."""
     balance: Mapping[str, float] | None = None
@@ -61,6 +94,82 @@ class RequestRecord:
     """`session`, `hour`, `day`, `month` -> budget -> what is left of that total."""
     fields: dict[str, Any] = field(default_factory=dict)
     """What else the log line shows."""
+
+
+def failure_of(record: RequestRecord) -> str:
+    """Why a request had no whole answer, a key of `FAILURES`; "": it had one.
+
+    Example:
+        >>> failure_of(RequestRecord(request_id="a", tenant="", began=0.0, outcome="failed", status=503))
+        'upstream_5xx'
+    """
+    if record.outcome in ("answered", "cached"):
+        return ""
+    if record.outcome == "disconnected":
+        return "caller_left"
+    if record.fault:
+        return record.fault
+    if record.outcome == "cut":
+        return "timeout" if record.status == 504 else "cut"
+    if record.status == 429:
+        return "upstream_429"
+    if record.status >= 400:
+        return "upstream_5xx" if record.status >= 500 else "upstream_4xx"
+    return "error_in_answer" if 200 <= record.status < 300 else "upstream_other"
+
+
+class Latencies:
+    """Times of the last ten minutes, by `LATENCIES`, in slots of ten seconds and bins that are 4 % wide.
+
+    So quantiles are within 3 % of those of the times themselves, however many there are.
+
+    Example:
+        >>> latencies = Latencies()
+        >>> for i in range(1, 201):
+        ...     latencies.add((i / 1000, -1.0, -1.0), now=5.0)
+        >>> found = latencies.quantiles(now=6.0)["decide"]
+        >>> found["num"], round(found["p50"], 2), round(found["p99"], 2)
+        (200, 0.1, 0.2)
+        >>> latencies.quantiles(now=700.0)["decide"]["num"]
+        0
+    """
+
+    def __init__(self) -> None:
+        self._slots: deque[tuple[int, list[defaultdict[int, int]]]] = deque(maxlen=int(WINDOW_SECONDS / SLOT_SECONDS))
+        self._number = -1
+        self._bins: list[defaultdict[int, int]] = []
+
+    def add(self, seconds: tuple[float, ...], now: float) -> None:
+        """Take a request's times in; negative ones are none."""
+        number = int(now / SLOT_SECONDS)
+        if number != self._number:
+            self._number, self._bins = number, [defaultdict(int) for _ in LATENCIES]
+            self._slots.append((number, self._bins))
+        for bins, value in zip(self._bins, seconds, strict=True):
+            if value >= 0:
+                bins[math.floor(BINS * math.log2(max(value, 1e-6)))] += 1
+
+    def quantiles(self, now: float) -> dict[str, dict[str, float | None]]:
+        """Per kind: how many, and `QUANTILES`; None where there are fewer than 1 / (1 - q) times."""
+        oldest = int(now / SLOT_SECONDS) - int(WINDOW_SECONDS / SLOT_SECONDS)
+        rows: dict[str, dict[str, float | None]] = {}
+        for place, kind in enumerate(LATENCIES):
+            merged: Count[int] = Count()
+            for number, slot in self._slots:
+                if number > oldest:
+                    merged.update(slot[place])
+            num, bins = merged.total(), sorted(merged)
+            rows[kind] = {"num": num}
+            for name, q in QUANTILES.items():
+                rank, seen, found = math.ceil(q * num), 0, None
+                if num * (1 - q) >= 1 - 1e-9:
+                    for number in bins:
+                        seen += merged[number]
+                        if seen >= rank:
+                            found = 2.0 ** ((number + 0.5) / BINS)
+                            break
+                rows[kind][name] = found
+        return rows
 
 
 class GroupLengths:
@@ -185,10 +294,19 @@ class _LogFile:
 
 
 class Metrics:
-    """Prometheus metrics of one gateway process, in a registry of their own."""
+    """Prometheus metrics of one gateway process, in a registry of their own, and what the page shows of them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.latencies, self.savings = Latencies(), Savings()
+        self.began, self._began = time.time(), time.monotonic()
+        self.groups: Count[tuple[str, str, str]] = Count()
+        """Governed requests that have ended, by tenant, response group and outcome."""
+        self.reasons: Count[str] = Count()
+        """Of those, the ones without a whole answer, by `failure_of`."""
+        self.sessions: dict[str, tuple[float, bool, Mapping[str, float]]] = {}
+        """Session -> when its newest request came, whether it had no room for every group, and what was left of it."""
+        self._past: deque[tuple[float, dict[str, Count[str]]]] = deque(maxlen=int(WINDOW_SECONDS / BEAT_SECONDS) + 1)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=self.registry)
@@ -199,7 +317,7 @@ class Metrics:
         def histogram(name: str, text: str, *labels: str) -> Histogram:
             return Histogram(name, text, labels, buckets=SECONDS, registry=self.registry)
 
-        who = ("tenant", "response_group")
+        who, of_budget = ("tenant", "response_group"), ("scope", "budget", "state")
         outcomes = "answered, failed, cut, disconnected, cached"
         self.requests = counter("ibpo_requests", f"Governed requests by outcome: {outcomes}.", *who, "outcome")
         self.tokens = counter(
@@ -217,7 +335,32 @@ class Metrics:
         self.unbudgeted = counter(
             "ibpo_unbudgeted", "Requests given the standard group as the store could not be used."
         )
+        self.failed = counter(
+            "ibpo_failed_requests", f"Governed requests without a whole answer: {', '.join(FAILURES)}.", "reason"
+        )
+        self.start_time = gauge("ibpo_start_time_seconds", "When this process began, in seconds since 1970.")
+        self.start_time.set(self.began)
         self.in_flight = gauge("ibpo_in_flight", "Requests in flight.")
+        self.budget_state = gauge(
+            "ibpo_budget_state", f"1 for the state of each budget, 0 for the others: {', '.join(STATES)}.", *of_budget
+        )
+        self.budget_excess = gauge(
+            "ibpo_budget_excess",
+            "Cost beyond the stated bound of a budget, in its own unit; 0: inside its bound.",
+            "scope",
+            "budget",
+        )
+        self.saved = gauge(
+            "ibpo_saved",
+            "Estimated saving against the most expensive response group since the start, and the ends of its 95 % "
+            "interval (estimate, low, high), in the unit: tokens, money. Missing while too little is known.",
+            "unit",
+            "value",
+        )
+        self.tenant_requests = gauge("ibpo_tenant_requests", "Requests of a tenant, in flight included.", "tenant")
+        self.tenant_spent = gauge(
+            "ibpo_tenant_spent", "What a tenant's requests have cost, in the budget's unit.", "tenant", "budget"
+        )
         self.budget = gauge("ibpo_budget", f"Per budget: {', '.join(BUDGET_VALUES)}.", "budget", "value")
         self.calendar = gauge(
             "ibpo_calendar", "Per period of the calendar: total, spent, in_flight.", "period", "budget", "value"
@@ -229,36 +372,98 @@ class Metrics:
         self.first_byte_seconds = histogram(
             "ibpo_first_byte_seconds", "From the request's body to the answer's first byte.", "response_group"
         )
+        self.response_seconds = histogram(
+            "ibpo_response_seconds", "From the request's body to the end of a whole answer.", "response_group"
+        )
 
         # Labels come from the configuration and the keys, so that they are few: each series is looked up once.
         self._gains_of, self._requests_of = cache(self.gains.labels), cache(self.requests.labels)
         self._tokens_of, self._first_byte_of = cache(self.tokens.labels), cache(self.first_byte_seconds.labels)
+        self._response_of = cache(self.response_seconds.labels)
 
     def count_decision(self, record: RequestRecord, asked: float) -> None:
         """Count a request that has been decided; `asked` is when, by `time.perf_counter`."""
         self._gains_of(record.source).inc()
-        self.decide_seconds.observe(time.perf_counter() - asked)
+        record.decide_seconds = time.perf_counter() - asked
+        self.decide_seconds.observe(record.decide_seconds)
 
     def count_first_byte(self, record: RequestRecord) -> None:
         """Count a request whose answer has begun."""
-        self._first_byte_of(record.response_group).observe(time.perf_counter() - record.began)
+        record.first_byte_seconds = time.perf_counter() - record.began
+        self._first_byte_of(record.response_group).observe(record.first_byte_seconds)
 
     def count_first(self, tenant: str, response_group: str, tokens: float, is_reported: bool) -> None:
         """Count first answers that another answer comes on top of."""
         self._tokens_of(tenant or "-", response_group, "usage" if is_reported else "estimated").inc(tokens)
 
+    def count_session(self, account: str, left: Mapping[str, float], is_used_up: bool) -> None:
+        """Note how a session stands at its newest request; the newest 10,000 sessions are remembered."""
+        self.sessions.pop(account, None)
+        self.sessions[account] = time.monotonic(), is_used_up, left
+        if len(self.sessions) > MOST_SESSIONS:
+            del self.sessions[next(iter(self.sessions))]
+
     def count(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
-        tenant = record.tenant or "-"
-        self._requests_of(tenant, record.response_group, record.outcome).inc()
+        tenant, group = record.tenant or "-", record.response_group
+        self._requests_of(tenant, group, record.outcome).inc()
         if record.tokens is not None:
-            self._tokens_of(tenant, record.response_group, record.counted).inc(record.tokens)
+            self._tokens_of(tenant, group, record.counted).inc(record.tokens)
+        self.groups[tenant, group, record.outcome] += 1
+        reason, now = failure_of(record), time.perf_counter()
+        seconds = now - record.began
+        if reason:
+            self.reasons[reason] += 1
+            self.failed.labels(reason).inc()
+        if record.outcome == "answered":
+            self._response_of(group).observe(seconds)
+        else:
+            seconds = -1.0
+        self.latencies.add((record.decide_seconds, record.first_byte_seconds, seconds), now)
+
+    def totals(self) -> dict[str, Count[str]]:
+        """What this process has counted since it began, by kind and label."""
+        requests: Count[str] = Count()
+        for (_, group, _), number in self.groups.items():
+            requests[group] += number
+        return {
+            "requests": requests,
+            "reasons": self.reasons.copy(),
+            "refused": _values(self.refused, "reason"),
+            "attempts": _values(self.faults, "kind"),
+            "gateway": _values(self.failures, "what"),
+            "gains": _values(self.gains, "source"),
+        }
+
+    def beat(self) -> None:
+        """Every five seconds: remember the totals, so that the last ten minutes can be told from what was before."""
+        self._past.append((time.monotonic(), self.totals()))
+
+    def recent(self) -> tuple[float, dict[str, Count[str]], dict[str, Count[str]]]:
+        """The window's seconds, what happened in it, and the totals since this process began."""
+        now, totals = time.monotonic(), self.totals()
+        since, before = self._began, None
+        for when, row in self._past:
+            if now - when <= WINDOW_SECONDS + BEAT_SECONDS:
+                if now - self._began > WINDOW_SECONDS:
+                    since, before = when, row
+                break
+        if before is None:
+            return now - since, totals, totals
+        return now - since, {kind: row - before[kind] for kind, row in totals.items()}, totals
 
     def render(self, snapshot: Mapping[str, Any] | None) -> bytes:
         """The text format, with the budgets as in `AsyncController.snapshot`; None: what the process itself counts."""
+        for gauge in (
+            *(self.budget, self.calendar, self.tenant, self.tenant_requests, self.tenant_spent),
+            *(self.budget_state, self.budget_excess, self.saved),
+        ):
+            gauge.clear()
+        for unit, saving in (("tokens", self.savings.of_tokens()), ("money", self.savings.of_money())):
+            if saving is not None:
+                for name, value in (("estimate", saving.amount), ("low", saving.low), ("high", saving.high)):
+                    self.saved.labels(unit, name).set(value)
         if snapshot is None:
-            for gauge in (self.budget, self.calendar, self.tenant):
-                gauge.clear()
             return generate_latest(self.registry)
         for row in snapshot["budgets"]:
             for name in BUDGET_VALUES:
@@ -267,8 +472,24 @@ class Metrics:
             for name in ("total", "spent", "in_flight"):
                 self.calendar.labels(row["period"], row["budget"], name).set(row[name])
         for row in snapshot["tenants"]:
+            self.tenant_requests.labels(row["name"]).set(row["num_requests"])
             for name, used in row["used"].items():
                 self.tenant.labels(row["name"], name).set(used)
+                self.tenant_spent.labels(row["name"], name).set(row["spent"][name])
+        for row in snapshot.get("states", ()):
+            for state in STATES:
+                self.budget_state.labels(row["scope"], row["budget"], state).set(state == row["state"])
+            self.budget_excess.labels(row["scope"], row["budget"]).set(row["over_by"])
         self.over.set(snapshot["num_over"])
         self.drifts.set(snapshot["num_drifts"])
         return generate_latest(self.registry)
+
+
+def _values(counter: Counter, label: str) -> Count[str]:
+    """What a counter of one label counts."""
+    found: Count[str] = Count()
+    for metric in counter.collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_total"):
+                found[sample.labels[label]] = int(sample.value)
+    return found

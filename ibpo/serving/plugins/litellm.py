@@ -15,7 +15,7 @@ One request is followed from top to bottom: `async_pre_call_hook` decides and re
     async_log_success_event                    where neither of them is called: answers from the cache
     async_post_call_failure_hook               all retries and fallbacks have failed
 
-ends the reservation. What must be known before anything is changed (docs/litellm.md has the cases):
+ends the reservation. What must be known before anything is changed (docs/how-to/litellm.md has the cases):
 
 1. `async_log_failure_event` is not used: it comes before retries and fallbacks, and a success follows it.
 2. The key of a booking is ours, and no caller sees it: else one who has a stream could have it cancelled by another
