@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-import shlex
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -59,6 +59,7 @@ COMMANDS = {
     "groups": ("check:groups_app", "Response groups: how a response asks, looks and ends."),
     "task": ("check:task_app", "Tasks: where problems come from."),
     "models": ("models:models_app", "Real language models, small enough for a laptop."),
+    "doctor": ("doctor:doctor_command", "Say what is installed here, what works, and how to fix what does not."),
 }
 """Command -> where it is in `ibpo.commands`, and its help in one line, which is the first of its docstring."""
 
@@ -75,8 +76,27 @@ EXAMPLES = {
     "simulate": "ibpo simulate trace.jsonl --budget extended=30%",
     "serve": "ibpo serve --upstream http://127.0.0.1:8000/v1 --budget extended=30%",
     "replay": "ibpo replay runs/first --budget extended=40%",
+    "doctor": "ibpo doctor --json",
 }
 """What ends the help of each command."""
+
+SECTIONS = {
+    "Start here": ("doctor", "demo", "allocate"),
+    "More out of a log": ("collect", "route"),
+    "Evaluate": ("eval", "report", "task"),
+    "Train": ("models", "groups", "cold-start", "train", "replay", "calibrate"),
+    "Serve": ("simulate", "serve"),
+}
+"""The list of commands, by what a reader wants to do."""
+FIRST = """\b
+Three commands to try first:
+  ibpo doctor                     what is installed here, and what works
+  ibpo demo --quick               a minute of training, and the page it makes
+  ibpo allocate LOG               what a budget buys on your own responses
+
+Examples, units and defaults of a command: ibpo COMMAND -h. Completion of
+commands, options and their words by the tab key: ibpo --install-completion.
+"""
 
 
 _EMBED = {
@@ -159,21 +179,55 @@ class _LazyGroup(TyperGroup):
         super().__init__(**options)
         self.commands = {name: TyperCommand(name, help=text, short_help=text) for name, (_, text) in COMMANDS.items()}
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands by section."""
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:10}", COMMANDS[name][1]) for name in names])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """The commands, each with the beginning of its help; none is imported."""
+        from ibpo.commands.plain_help import shortened
+
+        return shortened(super().shell_complete(ctx, incomplete))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer does; but `--show-completion zsh` may name the shell, where Typer takes the one that runs."""
+        if args[:1] == ["help"]:  # as other programs have it
+            args = [*args[1:], "--help"]
+        elif args == ["version"]:
+            args = ["--version"]
+        option, _, shell = (args or [""])[0].partition("=")
+        if option in ("--install-completion", "--show-completion") and not ctx.resilient_parsing:
+            from ibpo.commands import completion
+
+            run = completion.install if option == "--install-completion" else completion.show
+            try:
+                run(shell or "".join(args[1:2]))
+            except (IbpoError, OSError) as error:
+                typer.echo(f"error: {one_line(str(error))}", err=True)
+                raise typer.Exit(2) from None
+            raise typer.Exit
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is called, imported."""
         getattr(ctx, "meta", {})["ibpo.called"] = list(args)
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None:
+            completing = getattr(ctx, "resilient_parsing", False)
             for option in (text.partition("=")[0] for text in rest):
-                if option in REMOVED.get(name, {}):
+                if option in REMOVED.get(name, {}) and not completing:
                     raise typer.BadParameter(f"{option} is now {REMOVED[name][option]}", ctx)
             if name in ONE_THREAD and not {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"} & set(os.environ):
                 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
+            from ibpo.commands.plain_help import PlainCommand
+
             module, _, function = COMMANDS[name][0].partition(":")
             found = getattr(importlib.import_module(f"ibpo.commands.{module}"), function)
             if not isinstance(found, typer.Typer):
                 part = typer.Typer(add_completion=False, rich_markup_mode=None)
-                part.command(name, epilog=f"Example: {EXAMPLES[name]}")(found)
+                part.command(name, cls=PlainCommand, epilog=f"Example: {EXAMPLES[name]}")(found)
                 found = part
             command = typer.main.get_command(found)
         return name, command, rest
@@ -187,9 +241,15 @@ class _LazyGroup(TyperGroup):
         except (IbpoError, OSError) as error:
             for note in getattr(error, "notes", ()):  # of MissingColumns: how the log was read
                 typer.echo(note, err=True)
-            typer.echo(f"error: {one_line(str(error))}", err=True)
+            from ibpo.commands.hints import completed, near_file
+
+            called = ctx.meta["ibpo.called"]
+            text = str(error)
+            with suppress(OSError):  # a hint is no reason to fail otherwise
+                text += near_file(text, called[1:])
+            typer.echo(f"error: {one_line(text)}", err=True)
             if lacks := getattr(error, "options", ()):  # of MissingColumns: the same command with what it lacks
-                typer.echo(f"try: {shlex.join(['ibpo', *ctx.meta['ibpo.called'], *lacks])}", err=True)
+                typer.echo(f"try: {completed(called, lacks)}", err=True)
             raise typer.Exit(2) from None
 
 
@@ -197,7 +257,8 @@ app = typer.Typer(
     name="ibpo",
     cls=_LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
+    epilog=FIRST,
     pretty_exceptions_enable=False,
     # Plain help: Rich takes [data] and [judge] for its own marks and leaves them out, and loads for .2 seconds.
     rich_markup_mode=None,

@@ -14,6 +14,7 @@ from ibpo.allocation.holdout import (
     random_mix,
     value_halves,
 )
+from ibpo.allocation.kernels import is_compiled
 from ibpo.allocation.knapsack import Frontier, envelope, frontier
 from ibpo.allocation.problem import InfeasibleBudget
 from ibpo.allocation.segments import number_texts
@@ -35,6 +36,7 @@ __all__ = [
     "envelope",
     "frontier",
     "holdout_value",
+    "is_compiled",
     "limit",
     "number_texts",
     "random_mix",

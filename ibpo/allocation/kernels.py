@@ -19,7 +19,7 @@ def opened(path: Path) -> ctypes.CDLL | None:
     """The library in a file; None where there is none, or one of another machine or commit."""
     try:
         library = ctypes.CDLL(str(path))
-        if library.version() != VERSION:  # an editable install that was not built anew
+        if library.version() != VERSION:  # an editable install that was not built again
             return None
     except (OSError, AttributeError):
         return None
@@ -30,6 +30,11 @@ def opened(path: Path) -> ctypes.CDLL | None:
 
 LIBRARY = opened(Path(__file__).with_name("_kernels.dll" if os.name == "nt" else "_kernels.so"))
 """The kernels; None where they were not built: numpy then does the same. Tests set it to None."""
+
+
+def is_compiled() -> bool:
+    """Whether the solver runs its compiled passes."""
+    return LIBRARY is not None
 
 
 def at(array: NDArray[Any] | None) -> ctypes.c_void_p | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ibpo.budget import cost_text
+from ibpo.commands.complete import keys
 from ibpo.commands.options import LOG_FIELDS, Columns, OnError, PricesFile, plain_console, read_pairs
 from ibpo.errors import IbpoError
 
@@ -38,28 +39,37 @@ def allocate_command(
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="tokens=2000: mean cost per problem; money=0.002: with --prices; 0.5x: half of what the log spends; "
-            "tokens=25%range: that far from the cheapest response group to the most expensive; extended=30%: share of "
-            "problems for that response group; 'extended>=10%': at least. Repeated budgets hold together; half and "
-            "twice of them are answered too. Default: 0.5x, 25%range, 50%range and 75%range."
+            metavar="BUDGET",
+            autocompletion=keys("tokens", "money"),
+            help="tokens=2000: mean tokens per problem; money=0.002: mean money per problem, in the currency of "
+            "--prices; 0.5x: half of what the log spends; tokens=25%range: 25 percent of the way from the cheapest "
+            "response group to the most expensive; extended=30%: largest share of the problems for that response "
+            "group, in percent of the problems; 'extended>=10%': smallest share. Repeated budgets hold together; half "
+            "and twice of them are answered too. Default: 0.5x, 25%range, 50%range and 75%range.",
         ),
     ] = None,
-    by: Annotated[str | None, typer.Option(help="Column that splits the log; each part is solved on its own.")] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column that splits the log; each part is solved on its own.")
+    ] = None,
     show: Annotated[
-        str | None, typer.Option(help="Column (level, domain) by which to show who gets which response group.")
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column (level, domain) by which to show which problems get which response group."
+        ),
     ] = None,
     columns: Columns = None,
     prices: PricesFile = None,
     num_splits: Annotated[
         int | None,
         typer.Option(
+            metavar="NUMBER",
             min=0,
             max=100_000,
             help="Where responses repeat, choices are valued on unseen halves of them: how many random halvings. 0: "
-            "hold nothing out. Default: 100, of many problems fewer.",
+            "hold nothing out. Default: 100; fewer for many problems.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the halvings.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Seed of the halvings.")] = 0,
     on_error: OnError = "fail",
     stream: Annotated[
         bool, typer.Option(help="Read the log in two passes, for one larger than memory; nothing is held out.")
@@ -67,9 +77,15 @@ def allocate_command(
     wide: Annotated[
         bool, typer.Option("--wide", help="More columns: prices, shares, the mixture of the same cost.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="What is in summary.json, and no tables.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what is in summary.json as JSON, and no tables.")
+    ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for choices.jsonl, summary.json, rows.jsonl and frontier.png.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for choices.jsonl, summary.json, rows.jsonl and frontier.png. Default: nothing is written.",
+        ),
     ] = None,
 ) -> None:
     """Say which response group each problem should get under a budget, and what that is worth."""
@@ -220,7 +236,7 @@ def _row(part: LogPart, answer: Answer) -> list[str]:
         expected = answer.allocation.objective / len(part.problems)
         return [answer.question.label, allowed, cost_text(spent), f"{expected:.3f}", mixture, ""]
     held = as_shown(part, held)
-    # Of the problems that the choice was valued on, as the choice is.
+    # On the problems that the choice was valued on, as the choice is.
     mixture = "" if held.mixture is None else f"{held.mixture:.3f}"
     gain = "" if held.mixture_gain is None else f"{held.mixture_gain:+.3f} ± {held.mixture_gain_stderr:.3f}"
     return [

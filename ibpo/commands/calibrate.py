@@ -12,6 +12,7 @@ import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
+from ibpo.commands.complete import keys
 from ibpo.commands.options import plain_console, read_pairs
 from ibpo.config import TrainConfig
 from ibpo.errors import IbpoError
@@ -25,42 +26,55 @@ SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 def calibrate_command(
-    prompts: Annotated[Path, typer.Argument(help="Unlabelled prompts: a table as ibpo allocate reads them.")],
+    prompts: Annotated[
+        Path,
+        typer.Argument(metavar="PROMPTS", help="Unlabelled prompts, a row each: a table as ibpo allocate reads them."),
+    ],
     out: Annotated[
         Path,
         typer.Option(
-            help="Where the calibration is written, a small JSON. With --model a new folder (no .json): the "
-            "policy itself, moved to the one --budget, which it then keeps without a threshold."
+            metavar="FILE|FOLDER",
+            help="Where the calibration is written, a small JSON file. With --model a new folder (no .json): the "
+            "policy itself, moved to the one --budget, which it then keeps without a threshold.",
         ),
     ] = Path("calibration.json"),
     columns: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FIELD=COLUMN",
+            autocompletion=keys("score", "prompt"),
             help="score=gain.extended: the column with the probability of opening an extended response (default: "
             "p_extended), or with a router's gain, as ibpo route score writes it; with --model prompt=COLUMN, text or "
             "chat messages.",
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Read the probability from this policy instead: a folder, or a hub id.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Read the probability from this policy instead: a folder, or a hub id."),
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option(help="With --model: the text that opens an extended response; its first token counts.")
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="With --model: the text that opens an extended response; its first token counts."
+        ),
     ] = None,
     floor: Annotated[
         float,
         typer.Option(
+            metavar="SCORE",
             min=0.0,
             max=1.0,
-            help="Prompts whose score is not above this are never answered extended. 0.5 for a policy whose budget had "
-            "slack in training (price 0), 0 for one whose budget was binding.",
+            help="Prompts whose score is not above this are never answered extended. 0.5 for a policy whose budget "
+            "had slack in training (price 0), 0 for one whose budget was binding.",
         ),
     ] = 0.0,
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="extended=30%: print the threshold for this share; repeat. Default: 10%, 25%, 50%, 75% and 90%."
+            metavar="extended=PERCENT",
+            autocompletion=keys("extended"),
+            help="extended=30%: print the threshold for this share, in percent of the prompts; repeat. Default: 10%, "
+            "25%, 50%, 75% and 90%.",
         ),
     ] = None,
 ) -> None:
@@ -113,7 +127,7 @@ def calibrate_command(
 
 
 LEAST_MASS = 0.9
-"""Of the responses must open as some group, or a share among them says little of all."""
+"""Least part of the responses that must open as some group, or a share among them says little of all."""
 ONLY_SHARES = "a policy is moved to a largest share of one of its response groups, e.g. extended=30%"
 
 

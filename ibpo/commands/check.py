@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ibpo.commands.complete import tasks
 from ibpo.commands.options import ResponseGroups, SetData, load_tokenizer, split_recipe
+from ibpo.commands.plain_help import PlainCommand, PlainGroup
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ibpo.types import ResponseGroup
 
 groups_app = typer.Typer(
+    cls=PlainGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -31,12 +34,12 @@ def _groups_root() -> None:
     pass
 
 
-@groups_app.command("check", epilog="Example: ibpo groups check ./model --response-group thinking_on")
+@groups_app.command("check", cls=PlainCommand, epilog="Example: ibpo groups check ./model --response-group thinking_on")
 def check_groups(
-    model: Annotated[str, typer.Argument(help="A folder with a tokenizer, or a hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder with a tokenizer, or a hub id.")],
     response_group: ResponseGroups = None,
 ) -> None:
-    """Say whether response groups can be told apart, forced and read with a tokenizer and its chat template.
+    """Check that response groups can be distinguished, forced and read with a tokenizer and its chat template.
 
     Exit code 1 if there are errors.
     """
@@ -81,7 +84,11 @@ def _as_format(group: ResponseGroup) -> Format:
 
 SHOWN = 20
 task_app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Tasks: where problems come from."
+    cls=PlainGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Tasks: where problems come from.",
 )
 
 
@@ -90,12 +97,14 @@ def _task_root() -> None:
     pass
 
 
-@task_app.command("check", epilog="Example: ibpo task check gsm8k --set data.limit=100")
+@task_app.command("check", cls=PlainCommand, epilog="Example: ibpo task check gsm8k --set data.limit=100")
 def check_task_command(
     name: Annotated[
         str,
         typer.Argument(
-            help="gsm8k, math_500, humaneval, ...; a file or folder; hub:OWNER/NAME@COMMIT; or a recipe with [data]."
+            metavar="TASK",
+            autocompletion=tasks,
+            help="gsm8k, math_500, humaneval, ...; a file or folder; hub:OWNER/NAME@COMMIT; or a recipe with [data].",
         ),
     ],
     set_: SetData = None,

@@ -31,7 +31,9 @@ MAY_CHANGE = ("sample.batch_size", "sample.num_concurrent", "sample.base_url", "
 
 
 def cold_start_command(
-    recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see recipes/.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A TOML recipe; the folder recipes/ of ibpo's source has examples.")
+    ],
     set_: Overrides = None,
     out: RunFolder = None,
 ) -> None:
@@ -73,7 +75,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
         training, held_out, judge_name = read_problems(data, kept)
         if judge_name == "code" and not config.response_group:
             raise IbpoError(
-                "data.judge: a vote compares answers, and programs are told apart by their tests only; "
+                "data.judge: a vote compares answers, and programs are compared by their tests only; "
                 "take another task, or train without a cold start"
             )
         # The format is kept by construction: what is built is read back before it counts.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ibpo.commands.complete import engine_keys, keys, words
 from ibpo.commands.options import (
     OnError,
     ResponseGroups,
@@ -45,7 +46,7 @@ SHORT = {
 SWITCH = {"none": False, "thinking": True, "off": False, "on": True}
 """Values of `--by thinking`."""
 TOKENS_PER_BYTE = 0.25
-"""Of prompts, for estimates only: what is reserved is a token for each byte."""
+"""Tokens per byte of a prompt, for estimates only: what is reserved is a token for each byte."""
 
 
 def collect_command(
@@ -58,13 +59,17 @@ def collect_command(
             "identifier.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The run's folder; a run that is there already goes on.")],
-    model: Annotated[str, typer.Option(help="The served model's name.")],
-    base_url: Annotated[str, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The run's folder; a run that is there already goes on.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="The served model's name.")],
+    base_url: Annotated[
+        str,
+        typer.Option(metavar="URL", help="An OpenAI-compatible server, with the version: http://127.0.0.1:8000/v1."),
+    ],
     by: Annotated[
         str | None,
         typer.Option(
             metavar="FIELD=VALUES",
+            autocompletion=words("effort", "thinking", "effort=low,high", "model="),
             help="What to ask: effort (reasoning_effort low, medium, high), effort=low,high, thinking (off and on, by "
             "chat_template_kwargs.enable_thinking), or the values of any field of a request: model=small,large.",
         ),
@@ -73,44 +78,58 @@ def collect_command(
     budget: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="BUDGET",
+            autocompletion=keys("tokens", "money"),
             help="What may be spent per prompt, as in ibpo allocate; repeat. tokens=0.5x is half of what the log "
-            "spends. Default: half way from the cheapest response group to the most expensive."
+            "spends. Default: half way from the cheapest response group to the most expensive.",
         ),
     ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=NUMBER",
-            help="What all calls together may take: money=5 (needs --prices), calls=1000, or both.",
+            autocompletion=keys("money", "calls"),
+            help="What all calls together may take: money=5 (in the currency of --prices, which it needs), calls=1000 "
+            "requests, or both.",
         ),
     ] = None,
     prices: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE or PAIRS",
-            help="Per million tokens: input=0.25,output=2 (also cached_input, reasoning), or a table by model.",
+            metavar="FILE|PAIRS",
+            autocompletion=keys("input", "output", "cached_input", "reasoning"),
+            help="Money per million tokens, in the currency that you like: input=0.25,output=2 (also cached_input, "
+            "reasoning), or a table by model (a file).",
         ),
     ] = None,
     precision: Annotated[
-        float, typer.Option(min=1e-4, max=1.0, help="Stop where the gain is known to within this.")
+        float,
+        typer.Option(
+            metavar="REWARD",
+            min=1e-4,
+            max=1.0,
+            help="Stop where the mean gain is known to within this much reward: half the width of its 95 % interval.",
+        ),
     ] = 0.02,
     columns: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FIELD=COLUMN",
-            help="Names columns that differ: prompt=question,answer=gold; also completion, problem, response_group, "
-            "reward, cost. May be repeated.",
+            autocompletion=keys(*FIELDS),
+            help="Names columns that have other names: prompt=question,answer=gold; repeat or join by commas. Other "
+            "fields: completion, problem, response_group, reward, cost.",
         ),
     ] = None,
     show: Annotated[
-        list[str] | None, typer.Option(help="Column (level, domain) by which the sample is stratified; repeat.")
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column (level, domain) by which the sample is stratified; repeat."),
     ] = None,
     logged: Annotated[
         str | None,
         typer.Option(
             metavar="GROUP",
-            help="The response group that the log's responses were asked with, where it does not say; none: leave them "
-            "out.",
+            help="The response group that the log's responses were asked with, where the log does not say; none: "
+            "leave them out.",
         ),
     ] = None,
     set_: SetData = None,
@@ -122,14 +141,21 @@ def collect_command(
             "Default: the gold answer decides, by data.judge.",
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, thoughts included.")] = 4096,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="Default: the server's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample, and of every response.")] = 0,
+    max_tokens: Annotated[
+        int, typer.Option(metavar="TOKENS", min=1, help="Longest response, thoughts included, in tokens.")
+    ] = 4096,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="NUMBER", min=0.0, help="Sampling temperature; 0 is greedy. Default: the server's."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Seed of the sample, and of every response.")] = 0,
     engine: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="num_concurrent=16,timeout_seconds=600,api_key_file=FILE,tokenizer=FOLDER. May be repeated.",
+            autocompletion=engine_keys,
+            help="num_concurrent=16 requests, timeout_seconds=600, api_key_file=FILE, tokenizer=FOLDER. Repeat or "
+            "join by commas.",
         ),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be asked and paid, and ask nothing.")] = False,
@@ -164,7 +190,7 @@ def collect_command(
     for note in notes:
         _say(console, note)
     if logged not in (None, "none", *ways):
-        raise IbpoError(f"--logged {logged}: is none of the response groups, {', '.join(ways)}")
+        raise IbpoError(f"--logged {logged}: is not one of the response groups, {', '.join(ways)}")
     by_group = _prices(prices, {name: str(way.body.get("model", model)) for name, way in ways.items()})
     # Tokens of models of different prices are no common measure.
     cost = "money" if by_group and len(set(by_group.values())) > 1 else "tokens"
@@ -255,7 +281,7 @@ def _ways(by: str | None, response_groups: Sequence[str], *, programs: bool) -> 
             body: Any = _value(by, value, is_switch=known == SHORT["thinking"][1])
             for part in reversed(field.split(".")):
                 body = {part: body}
-            # Asked as logged, without a word before it; the answer is read as in a log.
+            # Asked as logged, with no words before it; the answer is read as in a log.
             group = ResponseGroup(name=value, prefix="", extract_answer=last_program if programs else read_answer)
             ways[value] = Way(configuration=value, response_groups=[group], force=False, body=body)
     if len(ways) < 2:
@@ -469,7 +495,7 @@ def _plan_looks(run: Run, plan: Plan) -> None:
 
 
 def _money_per_call(run: Run) -> float:
-    """What a call is to be expected to cost: as those so far; before them by the log, else a whole response."""
+    """The expected cost of a call: as those so far; before them by the log, else a whole response."""
     spending = run.spending
     if spending.prices is None:
         return 0.0

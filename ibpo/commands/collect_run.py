@@ -31,7 +31,7 @@ FATAL = (401, 403, 404)
 MAX_IDLE = 6
 """Passes without one response, each after a longer wait, before a server is given up."""
 MAX_TRIES = 3
-"""Of one request that may have been answered, each of them paid for."""
+"""Most tries of one request that may have been answered, each of them paid for."""
 BATCH = 64
 """Responses that are judged before their judgements are written down."""
 OVER = 16
@@ -40,7 +40,7 @@ OVER = 16
 
 @dataclass(kw_only=True)
 class Plan:
-    """`OUT/plan.json`: what is to be asked, and what was seen. Saved before anything of a round is asked."""
+    """`OUT/plan.json`: what will be asked, and what was seen. Saved before anything of a round is asked."""
 
     path: Path
     problems: str
@@ -48,7 +48,7 @@ class Plan:
     looks: int = 0
     """How many there will be."""
     error: float = 0.0
-    """Of all looks together."""
+    """Error of all looks together: 1 - confidence level."""
     targets: list[Target] = field(default_factory=list[Target])
     done: list[Look] = field(default_factory=list[Look])
     num_rows: int = 0

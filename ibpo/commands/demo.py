@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ibpo.budget import check_budget, parse_budget
+from ibpo.commands.complete import words
 from ibpo.commands.options import plain_console
 from ibpo.errors import IbpoError
 
@@ -20,38 +21,58 @@ QUICK_STEPS, QUICK_PROBLEMS = 30, 600
 NUM_PROBLEMS, NUM_CALIBRATION = 4_000, 4_096
 REAL_SIZES = {"num_problems": 400, "num_calibration": 400, "num_taught": 300, "num_train": 400}
 REAL_QUICK = {"num_problems": 60, "num_calibration": 60, "num_taught": 60, "num_train": 60}
-"""Of the experiment with a real model, whose responses cost a thousand times as much."""
+"""Sizes of the experiment with a real model, whose responses cost a thousand times as much."""
 
 
 def demo_command(
     experiment: Annotated[
-        str, typer.Option(help="thinking, voting, or both; or smollm2: a real model, see --model.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=words("thinking", "voting", "both", "smollm2"),
+            help="thinking, voting, or both; or smollm2: a real model, see --model.",
+        ),
     ] = "thinking",
     model: Annotated[
         str | None,
-        typer.Option(help="Of smollm2: its folder, as `ibpo models get smollm2` makes it. Default: models/smollm2."),
+        typer.Option(
+            metavar="FOLDER",
+            help="For --experiment smollm2: its folder, as `ibpo models get smollm2` makes it. Default: "
+            "models/smollm2.",
+        ),
     ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="extended=50%: largest share of problems answered by extended reasoning; repeat. Default: extended at "
-            "25%, 50% and 75%."
+            metavar="extended=PERCENT",
+            autocompletion=words("extended=25%", "extended=50%", "extended=75%"),
+            help="extended=50%: largest share of the problems answered by extended reasoning, in percent of the "
+            "problems; repeat. Default: 25%, 50% and 75%.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds; results are averaged over them.")] = 1,
-    quick: Annotated[bool, typer.Option("--quick", help="About a minute: fewer updates, fewer problems.")] = False,
+    seeds: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, max=1000, help="Number of seeds; results are averaged over them.")
+    ] = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="About a minute: fewer updates, fewer problems. The numbers are then rough.")
+    ] = False,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Remake the embedded model first, instead of using the shipped one.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="Name of the run; an interrupted run of that name goes on.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs"),
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the run; an interrupted run of that name goes on. Default: the experiment's."
+        ),
+    ] = None,
+    runs: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that holds the runs.")] = Path("runs"),
 ) -> None:
     """Train a tiny language model to think long only where it pays, inside a budget, and show what came out.
 
     Interrupted, it goes on where it was when it is called again.
     """
     if experiment not in (*EXPERIMENTS, "both", REAL):
-        raise IbpoError(f"--experiment: {experiment!r} is none of thinking, voting, both, {REAL}")
+        raise IbpoError(f"--experiment: {experiment!r} is not one of thinking, voting, both, {REAL}")
     if experiment != REAL and model is not None:
         raise IbpoError(f"--model: is of --experiment {REAL}; {experiment} has a model of its own: leave it out")
     model = model or "models/smollm2"

@@ -11,59 +11,105 @@ from typing import Annotated, Any
 
 import typer
 
+from ibpo.commands.complete import engine_keys, eval_tasks, words
 from ibpo.commands.options import ResponseGroups, SetData, check_temperature, plain_console, split_recipe
 from ibpo.errors import IbpoError
 
 
 def eval_command(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, embedded:thinking; or the served model's name.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=words("embedded:thinking", "embedded:voting"),
+            help="A folder, a hub id, embedded:thinking or embedded:voting; with --base-url the served model's name.",
+        ),
+    ],
     task: Annotated[
         str,
         typer.Argument(
-            help="gsm8k, math_500, ...; thinking, voting; a file or folder; hub:OWNER/NAME@COMMIT; a recipe."
+            metavar="TASK",
+            autocompletion=eval_tasks,
+            help="gsm8k, math_500, ...; thinking, voting; a file or folder; hub:OWNER/NAME@COMMIT; a recipe.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The run's folder; a run that is there already goes on.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The run's folder; a run that is there already goes on.")],
     set_: SetData = None,
     response_group: ResponseGroups = None,
     also: Annotated[
         list[str] | None,
         typer.Option(
             metavar="WAY[:GROUP]",
-            help="More ways of answering. chooses: the policy chooses between the response groups. Behind each "
+            autocompletion=words("chooses", "two-turns", "refine", "debate"),
+            help="More ways of answering. chooses: the policy chooses between the response groups. After each "
             "response of a group (default: the first): two-turns, it is corrected; refine, criticised and corrected; "
-            "debate, compared with another one. May be repeated.",
+            "debate, compared with another one. Repeat.",
         ),
     ] = None,
-    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server: http://127.0.0.1:8000/v1.")] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenAI-compatible server, with the version: http://127.0.0.1:8000/v1. Default: the model runs in "
+            "this process.",
+        ),
+    ] = None,
     moved: Annotated[
-        bool, typer.Option("--moved", help="The same policy, served at another address than when OUT was begun.")
+        bool, typer.Option("--moved", help="The same policy, now served at another address than when OUT was begun.")
     ] = False,
     force: Annotated[
         bool | None,
-        typer.Option(help="Force response groups' openings. Default: for a local model; else vLLM, SGLang."),
+        typer.Option(
+            help="Force the openings of the response groups. Default: yes for a local model; no for a server, where "
+            "only vLLM and SGLang can."
+        ),
     ] = None,
-    num_responses: Annotated[int, typer.Option(min=1, help="Responses to each problem, each way.")] = 4,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take this many problems.")] = None,
+    num_responses: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, help="Responses to each problem, in each way of answering.")
+    ] = 4,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            min=1,
+            help="Take at most this many problems. Default: all; 1000 of an embedded experiment.",
+        ),
+    ] = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(
+            metavar="TOKENS",
             min=1,
-            help="Longest response. Default: 1024; of a local model at most half of its positions, and what an "
-            "embedded experiment needs.",
+            help="Longest response, in tokens. Default: 1024; for a local model at most half of its positions; for an "
+            "embedded experiment what it needs.",
         ),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="For servers.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Every response gets a seed of its own out of it.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(metavar="NUMBER", min=0.0, help="Sampling temperature; 0 is greedy.")
+    ] = 1.0,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NUMBER",
+            min=0.0,
+            max=1.0,
+            help="Sample from the most likely tokens that hold this share of the probability; for servers only. "
+            "Default: the server's.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="NUMBER", min=0, help="Every response gets a seed of its own, derived from this one.")
+    ] = 0,
     engine: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="How responses are made, by the keys of [sample] in a cold start's recipe. By a server: "
-            "num_concurrent=16,max_retries=5,max_passes=3,timeout_seconds=600,api_key_file=FILE,tokenizer=FOLDER (to "
-            "force openings), and per million "
-            "tokens price_prompt=0,price_completion=0. By a local model: batch_size=64,dtype=float32. May be repeated.",
+            autocompletion=engine_keys,
+            help="How responses are made, by the keys of [sample] in a cold start's recipe. For a server: "
+            "num_concurrent=16 requests, max_retries=5, max_passes=3, timeout_seconds=600, api_key_file=FILE, "
+            "tokenizer=FOLDER (to force openings), and money per million tokens, in the currency that you like: "
+            "price_prompt=0, price_completion=0. For a local model: batch_size=64 responses, dtype=float32. Repeat or "
+            "join by commas.",
         ),
     ] = None,
 ) -> None:
@@ -240,7 +286,7 @@ def _show(rows: list[dict[str, Any]], out: Path) -> None:
     table.add_column("configuration")
     broken = {"cut": "thought cut", "unanswered": "no answer"}
     seen = [what for what in broken if any(row["thought"] == what for row in rows)]
-    # Of all response groups but the first, the standard one.
+    # All response groups except the first, the standard one.
     groups = list(dict.fromkeys(row["response_group"] for row in rows if row["response_group"]))[1:]
     shares = [f"{group} share" for group in groups]
     for head in ("pass@1", "mean tokens", *shares, "truncated", *(broken[what] for what in seen)):

@@ -44,22 +44,22 @@ class Engine(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     num_concurrent: int = Field(default=16, ge=1)
     """Requests in flight at a time."""
     max_retries: int = Field(default=5, ge=0)
-    """Of a request, within a pass."""
+    """Most retries of a request, within a pass."""
     max_passes: int = Field(default=3, ge=1)
     """Over what failed."""
     timeout_seconds: float = Field(default=600.0, gt=0)
-    """Of a request."""
+    """Time limit of a request, in seconds."""
     tokenizer: str = ""
     """A folder or hub id with the tokenizer of a served model, for `--force`; "": the model's, or the server's own."""
     api_key_file: str = ""
     """A file that holds the server's key, and nothing else."""
     price_prompt: float = Field(default=0.0, ge=0)
-    """Of a million prompt tokens, and of completion tokens below."""
+    """Price of a million prompt tokens; below, of completion tokens."""
     price_completion: float = Field(default=0.0, ge=0)
     batch_size: int = Field(default=64, ge=1)
-    """Of a local model."""
+    """Batch size of a local model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of a local model's weights; another one makes another run."""
+    """Type of a local model's weights; another one makes another run."""
 
 
 def read_engine(texts: Iterable[str]) -> Engine:
@@ -91,7 +91,8 @@ class Policy:
 def load_task(name: str, overrides: Sequence[str], limit: int | None, seed: int) -> tuple[list[Problem], str, Judge]:
     """Problems, the name of their judge, and the judge.
 
-    Of a shipped task, an embedded experiment (`thinking`, `voting`), a file or folder, `hub:OWNER/NAME@COMMIT`, or a
+    Problems of a shipped task, an embedded experiment (`thinking`, `voting`), a file or folder,
+    `hub:OWNER/NAME@COMMIT`, or a
     recipe: of this the problems that it holds out, where it does.
 
     Raises:
@@ -172,7 +173,7 @@ def dialogue_ways(
         name, _, group = text.partition(":")
         if name not in DIALOGUES:
             known = ("chooses", *DIALOGUES)
-            raise IbpoError(f"--also {text}: is none of {', '.join(known)}; {nearest(name, known)}")
+            raise IbpoError(f"--also {text}: is not one of {', '.join(known)}; {nearest(name, known)}")
         if programs:
             raise IbpoError(f"--also {text}: it asks for a boxed answer at last, and programs are none; leave it out")
         by_name = {way.configuration: way for way in ways if len(way.response_groups) < 2}
@@ -192,6 +193,11 @@ def local_policy(model: str, *, max_tokens: int, temperature: float, seed: int, 
         IbpoError: says what is wrong with the model and what to do.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if ":" in model and not Path(model).exists() and not model.startswith("embedded:"):
+        kind, _, name = model.partition(":")
+        raise IbpoError(
+            f"{model}: {kind!r} names no kind of model; did you mean embedded:{name}? Or name a folder, or a hub id"
+        )
     model = resolve_model(model)
     try:
         from ibpo.rollouts import HFRequestSampler, HFSampler, load_policy
@@ -248,7 +254,7 @@ def default_max_tokens(model: str | None, task: str) -> int:
 def weights_digest(model: str) -> str:
     """A hash of a folder's weights, so that a policy trained again into the same folder is known as another one.
 
-    Of large files it reads 256 places, a second's work: fine-tuning moves weights everywhere. "" for a hub id.
+    It reads 256 places of large files, a second's work: fine-tuning moves weights everywhere. "" for a hub id.
     """
     found = hashlib.blake2b(digest_size=8)
     files = sorted(path for kind in ("*.safetensors", "*.bin") for path in Path(resolve_model(model)).glob(kind))
@@ -278,7 +284,7 @@ def served_policy(
     tokenizer are those of `tokenizer`, of the model's folder, or the server's own (vLLM, llama.cpp).
 
     Raises:
-        IbpoError: where openings are to be forced and none of these is there.
+        IbpoError: Openings must be forced, and none of these is there.
     """
     try:
         from ibpo.rollouts import EndpointSampler, ask_for_tokenizer

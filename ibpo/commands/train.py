@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 
 def train_command(
-    recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see recipes/.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A TOML recipe; the folder recipes/ of ibpo's source has examples.")
+    ],
     set_: Overrides = None,
     out: RunFolder = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
@@ -71,7 +73,7 @@ def _train(recipe: Path, overrides: list[str], run: RunDir, resume: bool, comman
             write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")
     except IbpoError as error:
         text = str(error)
-        # What lies in the recipe is named by its key; say where the key stands.
+        # What is in the recipe is named by its key; say where the key is.
         key = text.partition(":")[0]
         parts = RunConfig.model_fields
         raise IbpoError(f"{recipe}: {text}" if key.split(".")[0] in parts else text) from None

@@ -1,6 +1,6 @@
 """Is the answer right? Judges of mathematics, programs and words, and the constraints that a response must keep."""
 
-from ibpo.rewards.code import CodeJudge
+from ibpo.rewards.code import CodeJudge, why_not_isolated
 from ibpo.rewards.external import CORRECTNESS, UNJUDGED, CommandJudge, LLMJudge
 from ibpo.rewards.judges import (
     GIVES_ANSWER,
@@ -19,9 +19,10 @@ from ibpo.rewards.judges import (
     in_script,
     well_formed,
 )
-from ibpo.rewards.math import MathJudge
+from ibpo.rewards.math import ANTLR, MathJudge
 
 __all__ = [
+    "ANTLR",
     "CORRECTNESS",
     "GIVES_ANSWER",
     "NOT_TRUNCATED",
@@ -43,4 +44,5 @@ __all__ = [
     "free_of",
     "in_script",
     "well_formed",
+    "why_not_isolated",
 ]

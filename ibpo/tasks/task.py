@@ -25,6 +25,7 @@ from ibpo.tasks.data_files import Part, Row, hub_parts, local_parts
 from ibpo.types import Problem
 
 JudgeName = Literal["math", "code", "exact"]
+"""Judges that a task can name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """Which column is what. Several names for one column: the first that a row has.
+    """A data set and which column is what. Where a column has several names, the first that a row has counts.
 
     Example:
         >>> mine = Task(name="mine", problem=("q",), answer=("a",), judge="exact")
@@ -104,7 +105,7 @@ class Task:
                 continue
             if problem.problem_id in seen:
                 first = seen[problem.problem_id]
-                raise IbpoError(f"{row[0]}: id {problem.problem_id!r} stands at {first} already; ids must be unique")
+                raise IbpoError(f"{row[0]}: id {problem.problem_id!r} is already at {first}; ids must be unique")
             seen[problem.problem_id] = row[0]
             problems.append(problem)
             if len(problems) == limit:
@@ -225,7 +226,7 @@ class Task:
         return {"cases": cases, "fn_name": name}
 
     def _prompt(self, parts: Mapping[str, str]) -> str:
-        """The template filled in at once: what stands in a part is its text, `{problem}` too."""
+        """The template filled in at once: what is in a part is its text, `{problem}` too."""
         return re.sub(r"\{(form|tests|problem)\}", lambda found: parts[found[1]], self.template)
 
     def _text(self, names: tuple[str, ...], row: Row) -> str:
@@ -294,7 +295,10 @@ def _missing(place: str, fields: dict[str, Any], names: tuple[str, ...], what: s
     if present:
         return IbpoError(f"{place}: field {present[0]!r}: there is nothing for the {what}; fix or remove the row")
     known = ", ".join(map(str, fields)) or "none"
-    return IbpoError(f"{place}: no field {' or '.join(names)} for the {what}; the row's fields are {known}")
+    return IbpoError(
+        f"{place}: no field {' or '.join(names)} for the {what}; the row's fields are {known}: name one of them "
+        f"with data.{what}, on the command line --set data.{what}=FIELD"
+    )
 
 
 MATH_SUBJECTS = (
@@ -402,6 +406,7 @@ TASKS = {
         *(HUMANEVAL, MBPP, LIVECODEBENCH),
     )
 }
+"""Name -> a shipped task."""
 
 
 class EmbeddedTask(Protocol):
@@ -422,7 +427,7 @@ class EmbeddedTask(Protocol):
 
 
 def stream(task: EmbeddedTask, split: str, seed: int, mix: Mapping[str, float] | None = None) -> Iterator[Problem]:
-    """Problems of one split without end, levels drawn by the task's mix or by another; repeats are possible."""
+    """Draw problems of one split without end, levels drawn by the task's mix or by another; repeats are possible."""
     rng = np.random.default_rng([seed, 0 if split == "train" else 1])
     mix = task.MIX if mix is None else mix
     levels, shares = list(mix), list(mix.values())
@@ -438,7 +443,7 @@ def distinct(task: EmbeddedTask, split: str, num_problems: int, seed: int) -> li
     """Distinct problems of one split, the levels in the exact proportions of the task's mix, in random order.
 
     Raises:
-        ValueError: if a level has not that many distinct problems.
+        ValueError: A level has fewer distinct problems.
     """
     rng = np.random.default_rng([seed, 2 if split == "train" else 3])
     counts = {level: round(share * num_problems) for level, share in task.MIX.items()}
@@ -481,8 +486,8 @@ def judge_for(name: JudgeName, *, isolate: bool = True) -> Judge:
 def perturb(problem: Problem, judge: JudgeName) -> str:
     r"""An answer that is nearly the gold one and wrong.
 
-    Code: the function under test, and every other, redefined to return a new object. Else another last number, or a
-    word put before an answer without digits. What a judge may rightly pass over is left alone: units, digits that
+    Code: the function under test, and every other, redefined to return a new object. Otherwise another last number, or
+    a word put before an answer without digits. What a judge may rightly pass over is left alone: units, digits that
     rounding forgives, and the second form of a value that is given twice, which is left out.
 
     Example:
@@ -510,7 +515,11 @@ def _broken(problem: Problem) -> str:
 
 
 def check_task(problems: Sequence[Problem], judge_name: JudgeName, judge: Judge | None = None) -> list[Failure]:
-    r"""Judge every problem's own answer, as a response would box it, and a perturbed one; contests publish none."""
+    r"""Judge each problem's own answer, boxed as in a response, and a perturbed one; skip problems without answers.
+
+    Returns:
+        Own answers that do not score 1, and perturbed ones that do not score 0.
+    """
     judge = judge or judge_for(judge_name)
     problems = [problem for problem in problems if problem.answer.strip()]
     failures: list[Failure] = []

@@ -13,6 +13,7 @@ from .repricing import reprice, reprice_policy, sample_bodies
 from .rollout_log import compare, find_rollout_log, read_rollout_log, replay, tokens_spent
 from .run import Job, adapter_of, as_rows, data_rows, run_job, trainer_arguments
 from .trainer import IBPOTrainer
+from .trl_methods import changed_methods
 
 __all__ = [
     "RAFT",
@@ -35,6 +36,7 @@ __all__ = [
     "allocate_skyrl",
     "as_rows",
     "bind_budgets",
+    "changed_methods",
     "check_checkpoint",
     "choose_by_rows",
     "compare",

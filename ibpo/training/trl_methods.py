@@ -36,7 +36,7 @@ _warned: set[tuple[str, ...]] = set()
 
 
 def fingerprint(method: Callable[..., object]) -> str:
-    """Of a method's source, without comments, blank lines and indentation."""
+    """Hash of a method's source, without comments, blank lines and indentation."""
     lines = textwrap.dedent(inspect.getsource(method)).splitlines()
     kept = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
@@ -64,6 +64,35 @@ def is_overridden_by(theirs: Callable[..., object], ours: Callable[..., object])
     return named[: len(own)] == own if len(rest) == 2 else named == own
 
 
+def installed() -> str:
+    """The releases that are compared."""
+    return f"trl {trl.__version__} with transformers {transformers.__version__}"
+
+
+def changed_methods(base: type, trainer: type) -> list[str]:
+    """Names of TRL's methods that are called as before and have another source than those in `VERIFIED`.
+
+    Args:
+        base: TRL's class.
+        trainer: ours, which overrides them.
+
+    Raises:
+        IbpoError: for a method that is gone or is called in another way.
+    """
+    changed = []
+    for name, fingerprints in VERIFIED.items():
+        theirs = getattr(base, name, None)
+        if theirs is None or not is_overridden_by(theirs, getattr(trainer, name)):
+            what = "has no" if theirs is None else "takes other parameters in"
+            raise IbpoError(
+                f"IBPOTrainer: {installed()} {what} {base.__name__}.{name}, which the update goes through: it would be "
+                "another update than IBPO's; install a newer ibpo, or the trl and transformers of its constraints.txt"
+            )
+        if fingerprint(theirs) not in fingerprints:
+            changed.append(name)
+    return changed
+
+
 def check_trl_methods(base: type, trainer: type) -> None:
     """Compare TRL's methods with the verified ones: silent, one warning, or a refusal.
 
@@ -74,23 +103,12 @@ def check_trl_methods(base: type, trainer: type) -> None:
     Raises:
         IbpoError: for a method that is gone or is called in another way.
     """
-    installed = f"trl {trl.__version__} with transformers {transformers.__version__}"
-    changed = []
-    for name, fingerprints in VERIFIED.items():
-        theirs = getattr(base, name, None)
-        if theirs is None or not is_overridden_by(theirs, getattr(trainer, name)):
-            what = "has no" if theirs is None else "takes other parameters in"
-            raise IbpoError(
-                f"IBPOTrainer: {installed} {what} {base.__name__}.{name}, which the update goes through: it would be "
-                "another update than IBPO's; install a newer ibpo, or the trl and transformers of its constraints.txt"
-            )
-        if fingerprint(theirs) not in fingerprints:
-            changed.append(name)
+    changed = [f"{base.__name__}.{name}" for name in changed_methods(base, trainer)]
     if changed and tuple(changed) not in _warned:
         _warned.add(tuple(changed))
         logger.warning(
-            "%s: the source of %s is not the one that IBPO's update is verified with; it is called as before and may "
-            "well do the same: `make test-newest-trl` in ibpo's source tells",
-            installed,
-            ", ".join(f"{base.__name__}.{name}" for name in changed),
+            "%s: the source of %s is not the one that IBPO's update is verified with; it is called as before and "
+            "probably does the same: run `make test-newest-trl` in ibpo's source to check",
+            installed(),
+            ", ".join(changed),
         )

@@ -1,5 +1,6 @@
 """Help: what each command says of itself, and what is loaded before it says so."""
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -8,13 +9,15 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from ibpo.cli import COMMANDS, REMOVED, app
+from ibpo.cli import COMMANDS, REMOVED, SECTIONS, app
 from ibpo.commands.options import read_pairs
 from ibpo.errors import IbpoError
 
 GROUPS = {"route": ("fit", "show", "score"), "groups": ("check",), "task": ("check",), "models": ("get",)}
 PATHS = [[name, *part] for name in COMMANDS for part in ([[x] for x in GROUPS[name]] if name in GROUPS else [[]])]
-NUM_OPTIONS = 132
+NUM_OPTIONS = 133
+CHOICES = ((["report"], "judge"), (["serve"], "by"))
+"""Options whose few words Typer shows as their metavar, as it does for --on-error."""
 HEAVY = ("aiohttp", "jinja2", "matplotlib", "numpy", "openai", "pandas", "pyarrow", "rich", "scipy", "sklearn", "torch",
          "transformers", "trl")  # fmt: skip
 """What no help loads. Typer itself loads pydantic as soon as a command has a parameter."""
@@ -41,6 +44,39 @@ def test_the_help_of_every_command_has_an_example_of_it(path):
     shown = CliRunner().invoke(app, [*path, "-h"])
     assert shown.exit_code == 0
     assert f"Example: ibpo {' '.join(path)} " in " ".join(shown.output.split())
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_help_says_what_to_write_in_words(path):
+    """No Python types, no conditions on x, no path of the source's docs, and no word that the house avoids."""
+    text = CliRunner().invoke(app, [*path, "-h"], terminal_width=80).output
+    assert not re.search(r"<\w|list\[|x>=|<=x|docs/|\{\w+\}|\bdear\b|\btold\b|and leave\.|\bone can\b|Of \w+:", text)
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_every_option_with_a_value_has_a_metavar_and_a_help():
+    for path, command in commands():
+        for param in command.params:
+            where = (path, param.name)
+            assert param.help, where
+            has_words = (path, param.name) in CHOICES or param.name == "on_error"
+            assert param.metavar or getattr(param, "is_flag", False) or has_words, where
+
+
+def test_every_command_is_in_one_section():
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(COMMANDS)
+
+
+def test_help_of_a_group_cuts_nothing_off():
+    text = " ".join(CliRunner().invoke(app, ["route", "-h"]).output.split())
+    assert "score Write the expected gain and cost of every response group for prompts." in text
+    assert "..." not in text.partition("Commands:")[2]
+
+
+def test_help_and_version_as_words():
+    assert CliRunner().invoke(app, ["help"]).output == CliRunner().invoke(app, ["--help"]).output
+    assert CliRunner().invoke(app, ["help", "train"]).output == CliRunner().invoke(app, ["train", "-h"]).output
+    assert CliRunner().invoke(app, ["version"]).output == CliRunner().invoke(app, ["--version"]).output
 
 
 def commands():
