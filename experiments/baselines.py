@@ -53,12 +53,12 @@ def baselines(
         int | None, typer.Option(min=1, help="Updates of each policy. Default: thinking 95, voting 60 or 30.")
     ] = None,
     num_problems: Annotated[
-        int | None, typer.Option(min=1, help="Unseen problems. Default: the demo's where it lies there, else 2,000.")
+        int | None, typer.Option(min=1, help="Unseen problems. Default: the demo's, if it is there, else 2,000.")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few minutes: too few updates and problems to say anything.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="Name of the run; a demo of that name is shown beside.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; a demo of that name is shown next to it.")] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are stored.")] = Path("runs"),
     show: Annotated[bool, typer.Option("--list", help="Print the names of all baselines and exit.")] = False,
 ) -> None:
@@ -72,7 +72,7 @@ def baselines(
             typer.echo("\n".join(NAMES))
             return
         if experiment not in (*EXPERIMENTS, "both"):
-            raise IbpoError(f"--experiment: {experiment!r} is none of thinking, voting, both")
+            raise IbpoError(f"--experiment: {experiment!r} is not one of thinking, voting, both")
         wanted = tuple(name for name in NAMES if name in (baseline or NAMES))
         recipes_of(baseline or [])
         experiments = EXPERIMENTS if experiment == "both" else (experiment,)
@@ -105,7 +105,7 @@ def baselines(
     except OSError as error:
         _fail(f"{runs}: {error.strerror or error}")
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on", err=True)
+        typer.echo("interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
 
 
@@ -206,7 +206,7 @@ def run_baselines(run_dir: Path, settings: BaselineSettings, console: Console) -
         command += f" --seeds {len(settings.seeds)} --name {run_dir.name}"
         console.print(
             f"IBPO's and RAFT's policies that are not in {run_dir} are trained now, as [bold]{command}[/bold] does "
-            "before this command: some 4 minutes a seed (thinking), 13 (voting)"
+            "before this command: about 4 minutes a seed (thinking), 13 (voting)"
         )
         run_jobs(demo, console)
 

@@ -317,7 +317,7 @@ STAGES = {
 def write_model_card(
     directory: Path, experiment: Experiment, stage: str, num_parameters: int, gate: dict[str, Any]
 ) -> None:
-    """Write `README.md` beside the weights: what it is, how it was made, what is designed in, what it is not for."""
+    """Write `README.md` next to the weights: what it is, how it was made, what is designed in, what it is not for."""
     curriculum = CURRICULA[experiment.name]
     standard, extended = experiment.response_groups
     measured = "".join(f"- {name}: {round(value, 4)}\n" for name, value in gate.items())
@@ -331,7 +331,7 @@ tags: [toy-model, ibpo]
 # ibpo embedded model: {experiment.name}, {stage.replace("_", " ")}
 
 A Llama of {num_parameters:,} parameters, {STAGES[stage]}. It exists to show inference-budget-constrained policy
-optimisation on two CPU cores in minutes, and is good for nothing else.
+optimisation on two CPU cores in minutes, and has no other use.
 
 ## The task
 {experiment.asked}

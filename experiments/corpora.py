@@ -60,7 +60,7 @@ DIRECT_DECAY, WORKED_DECAY = 0.75, 0.9
 nobody writes the working down."""
 UNKNOWN_SHARE = 0.12
 WORKED_SHARE = 0.65
-"""Of the pretraining corpus."""
+"""Share of the pretraining corpus."""
 
 
 def _digit_sums(rng: np.random.Generator, worked: bool) -> Pairs:

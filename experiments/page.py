@@ -18,7 +18,9 @@ from ibpo.demo import calibrated_choice, experiment_named, training_steps
 from ibpo.evaluation import (
     PageData,
     compare_methods,
+    gain_text,
     join,
+    lead_of_methods,
     load_run,
     mean_over_seeds,
     methods_part,
@@ -26,6 +28,7 @@ from ibpo.evaluation import (
     pick_examples,
     plot_frontier,
     points,
+    verdict_of,
     write_page,
 )
 from ibpo.runs import noted_calls, write_text_atomic
@@ -72,18 +75,20 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
         cold, _ = load_run(run_dir / name / f"seed{settings.seeds[0]}", "cold_start")
         forced = join([cold["cold_start", "standard"], cold["cold_start", "extended"]])
         examples[name] = pick_examples(forced, forced.configurations)
-    write_text_atomic(
-        run_dir / "baselines.json", json.dumps({"rows": rows, "areas": areas, "tuning": tuning}, indent=1)
-    )
     titles = {name: experiment_named(name).title for name in settings.experiments}
+    leads = {name: _lead(name, *_of(name, rows, merits)) for name in titles}
+    answer = "\n".join(lead["text"] for lead in leads.values())
+    found = {"answer": answer, "leads": leads, "rows": rows, "areas": areas, "tuning": tuning}
+    write_text_atomic(run_dir / "baselines.json", json.dumps(found, indent=1))
     write_text_atomic(run_dir / "table.md", markdown(rows, titles))
     plot_frontier(rows, run_dir / "baselines.png", titles)
     data = PageData(
-        title="Many ways of spending the same inference budget",
-        answer=" ".join(_answer(name, [row for row in rows if row["experiment"] == name]) for name in titles),
+        title="Many ways to spend the same inference budget",
+        answer=answer,
         asked=[
             "Who decides where a model answers at length, and does it pay? Every method here starts from the same cold "
-            "start, meets the same problems, and is judged on the same unseen ones; what has a dial shows its curve. "
+            "start, meets the same problems, and is tested on the same unseen ones; a method with a setting "
+            "for its cost shows its curve. "
             "What was tuned was tuned on problems that are neither trained on nor judged, see What was run.",
             *(experiment_named(name).asked for name in settings.experiments),
         ],
@@ -103,6 +108,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
         ],
     )
     write_page(run_dir, data, "baselines")
+    console.print(answer, markup=False, highlight=False, soft_wrap=True)
     console.print(terminal_table(rows))
     console.print(f"[bold]{(run_dir / 'baselines.html').resolve()}[/bold]", soft_wrap=True)
 
@@ -112,26 +118,24 @@ def _of(name: str, *found: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]
     return [[one for one in every if one["experiment"] == name] for every in found]
 
 
-def _answer(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """IBPO at the middle budget, and of the others the one that looks best here, by the gain over the random mix."""
-    judged = [row for row in mean_over_seeds(rows) if row["above_random_mix"] and "forced" not in row["method"]]
-    middle = BUDGETS[len(BUDGETS) // 2]
-    own = [r for r in judged if r["method"] in ("IBPO calibrated", "IBPO sampled") and r["budget"] == middle]
+def _lead(name: str, rows: Sequence[Json], merits: Sequence[Json]) -> Json:
+    """What IBPO gains at the middle budget, and of the others the one that looks best, by the gain over the mix."""
+    lead = lead_of_methods(name, rows, merits)
+    judged = [row for row in mean_over_seeds(rows) if row.get("above_random_mix") and "forced" not in row["method"]]
     others = [r for r in judged if "IBPO" not in r["method"] and not r["method"].startswith("oracle")]
-    shown = [("IBPO", row) for row in own[-1:]]
-    if others:
-        best = max(others, key=lambda row: row["above_random_mix"]["value"])
-        shown.append(("the other method that looks best on these very problems and knows no answers", best))
-    texts = []
-    for spoken, row in shown:
-        gain = row["above_random_mix"]
-        ends = f" ({points(gain['low'])} to {points(gain['high'])})" if gain["low"] is not None else ""
-        q = "" if row["budget"] is None else f" at q+ = {row['budget']:.0%}"
-        texts.append(
-            f"{spoken} gains {points(gain['value'])} points{ends} over a random mix that costs the same "
-            f"({row['method']}{q}: {percent(row['accuracy'])} at {row['relative_cost']:.2f} ×)"
-        )
-    return f"{name.capitalize()}: " + "; ".join(texts) + "."
+    others = [row for row in others if row["method"] not in ("standard only", "extended only", "random mix")]
+    if not others:
+        return lead | {"best_other": None}
+    best = max(others, key=lambda row: row["above_random_mix"]["value"])
+    gain = best["above_random_mix"]
+    q = "" if best["budget"] is None else f" at q+ = {best['budget']:.0%}"
+    said = gain_text(f"{best['method']}{q}", gain, "a random mix of the same cost")
+    text = (
+        f"{lead['text']} The best of the other methods that know no answers, chosen on these very problems, "
+        f"which flatters it: {said} ({best['accuracy']:.1%} right at {best['relative_cost']:.2f} × the cost)."
+    )
+    other = {"method": best["method"], "budget": best["budget"], "verdict": verdict_of(gain), "gain": gain}
+    return lead | {"text": text, "best_other": other}
 
 
 def _what_ran(
@@ -162,7 +166,7 @@ def _what_ran(
                 f"{points(row['above_random_mix'])} above random mix{'; chosen' if row['chosen'] else ''}"
             )
             facts.append((f"Tuned, {experiment}: {row['policy']}", text))
-    return [*facts, ("Time of this call", f"{seconds / 60:.1f} min (what an earlier call had finished is not in it)")]
+    return [*facts, ("Time of this call", f"{seconds / 60:.1f} min (without what an earlier call had finished)")]
 
 
 def terminal_table(rows: Sequence[Mapping[str, Any]]) -> Table:

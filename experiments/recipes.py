@@ -22,7 +22,7 @@ from ibpo.runs import write_text_atomic
 
 BUDGETS = (0.25, 0.5, 0.75)
 REFERENCES = ("standard-only", "extended-only", "random-mix", "self-consistency", "oracle-by-level")
-"""Made of the responses that every run samples, so that their rows stand in every table; alone they sample no more."""
+"""Made of the responses that every run samples, so that their rows are in every table; alone they sample no more."""
 UNTRAINED = ("adaptive-self-consistency", "oracle-by-problem", "solve-then-learn", "self-correction")
 """Baselines that train no policy; all of them are made of the cold start's (and the pretrained model's) responses."""
 OF_DEMO = ("raft", "ibpo")
@@ -31,9 +31,9 @@ LEARNING_RATES = ({"learning_rate": 3e-4}, {"learning_rate": 1e-3})
 OPENING_WEIGHTS = (0.01, 1.0)
 """Thinkless publishes 0.001, for responses of thousands of tokens."""
 RESPONSES_PER_UPDATE = {"thinking": 256, "voting": 128}
-"""Of reinforcement learning. Voting's responses are long: half of them an update leaves twice as many updates."""
+"""Responses per update of reinforcement learning. Voting's are long: with half as many there are twice the updates."""
 NUM_STEPS = {"thinking": 95, "voting": 60}
-"""Updates that let three seeds of everything end within 90 minutes on two idle cores (docs/explanation/evaluation.md).
+"""Updates that let three seeds of everything end within 90 minutes on two idle cores (docs/results/baselines.md).
 Thinking's are as many responses as IBPO's own 190 updates of 128; voting's are a sixteenth."""
 PART_OF_OTHERS = {"thinking": 1.0, "voting": 0.5}
 """Where not all policies can have so many updates: the part that those without `Recipe.all_updates` get."""
@@ -44,7 +44,7 @@ class Recipe:
     """One policy: one strength of one baseline."""
 
     name: str
-    """Of its folder, and of its responses."""
+    """Name of its folder, and of its responses."""
     baseline: str
     method: str
     """What its row is called."""
@@ -141,7 +141,7 @@ def recipes_of(names: Sequence[str]) -> list[Recipe]:
     """The policies of these baselines, in the order of their training.
 
     Raises:
-        IbpoError: for a name that is none.
+        IbpoError: The name is unknown.
 
     Example:
         >>> [recipe.name for recipe in recipes_of(["grpo-length"])]
@@ -149,7 +149,7 @@ def recipes_of(names: Sequence[str]) -> list[Recipe]:
     """
     for name in names:
         if name not in NAMES:
-            raise IbpoError(f"--baseline: {name!r} is none of {', '.join(NAMES)}")
+            raise IbpoError(f"--baseline: {name!r} is not one of {', '.join(NAMES)}")
     return [recipe for recipe in RECIPES.values() if recipe.baseline in names]
 
 
@@ -232,7 +232,7 @@ def sampled_for_demo(seed_dir: Path, policy: str, experiment: str) -> tuple[int 
 
 
 def candidate_name(policy: str, candidate: Mapping[str, Any]) -> str:
-    """Of the candidate's folder.
+    """Name of the candidate's folder.
 
     Example:
         >>> candidate_name("grpo", {"learning_rate": 0.001})

@@ -113,7 +113,7 @@ def hold_against(yardsticks: Yardsticks, result: PerProblem) -> dict[str, Any]:
     accuracy, tokens, seed = result.accuracy, result.tokens, yardsticks.seed
     found: dict[str, Any] = {}
     for model, curve in yardsticks.votes.items():
-        with np.errstate(invalid="ignore"):  # where votes gain next to nothing some draws are infinite
+        with np.errstate(invalid="ignore"):  # where votes gain almost nothing some draws are infinite
             ratio = estimate_gain_ratio(accuracy, tokens, curve.accuracy, curve.cost, seed=seed)
         found[f"gain_ratio_{model}"] = None if np.isnan(ratio.value) else ratio
     found["above_random_mix"] = yardsticks.reference.above_random_mix(accuracy, tokens, seed=seed)

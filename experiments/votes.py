@@ -53,7 +53,7 @@ def adaptive_votes(
         tokens: `[P, S]` cost of each response.
         stop: When to stop.
         num_orders: Random orders to average over.
-        seed: Of the orders.
+        seed: Seed of the orders.
 
     Returns:
         `[P]` accuracy and `[P]` cost.
@@ -104,7 +104,7 @@ def oracle_by_problem(
         extended: `[P, S']` rewards of extended responses, S' at least 2.
         budget: Largest share of problems answered extended.
         num_splits: Random halvings.
-        seed: Of halvings and ties.
+        seed: Seed of halvings and ties.
 
     Returns:
         `[P]` accuracy on responses without a say, `[P]` share of extended answers, `[P]` accuracy in sample.

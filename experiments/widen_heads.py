@@ -2,7 +2,7 @@
 
     python -m experiments.widen_heads embedded:thinking FOLDER [--head-dim 32]
 
-The embedded models have heads of 24, which vLLM refuses. No weight is trained anew, and no figure moves:
+The embedded models have heads of 24, which vLLM refuses. No weight is trained again, and no figure moves:
 
 - Head size d becomes D: each head's queries, keys and values get D - d zeros. Rotary positions turn number i of the
   first half with number i of the second, so half of the zeros go behind either half.
@@ -10,7 +10,7 @@ The embedded models have heads of 24, which vLLM refuses. No weight is trained a
 - Scores are divided by sqrt(D) where they were divided by sqrt(d): queries are multiplied by sqrt(D/d).
 
 Training keeps the zeros: the gradient of a query's padding is a product with the key's padding, which is zero, and the
-other way around; likewise values and the columns of the output that read them.
+other way around; so are values and the columns of the output that read them.
 """
 
 from __future__ import annotations

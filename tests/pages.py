@@ -38,7 +38,8 @@ def prints(tab):
     hidden = "[...document.querySelectorAll('nav, button.copy')].every(e => getComputedStyle(e).display === 'none')"
     open_ = "[...document.querySelectorAll('details')].every(e => e.open)"
     fits = "[...document.querySelectorAll('figure svg')].every(e => e.getBoundingClientRect().right <= innerWidth + 1)"
-    found = [tab.evaluate(one) for one in (hidden, open_, fits)] + [tab.evaluate(light) == "#ffffff"]
+    whole = "document.documentElement.scrollWidth <= innerWidth + 1"  # tables, too
+    found = [tab.evaluate(one) for one in (hidden, open_, fits, whole)] + [tab.evaluate(light) == "#ffffff"]
     pdf = tab.pdf(format="A4")
     tab.emulate_media(media="screen")
     return all(found) and pdf.startswith(b"%PDF") and len(pdf) > 20_000

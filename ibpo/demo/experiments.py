@@ -15,6 +15,7 @@ from ibpo.tasks import EmbeddedTask, digit_sums, symbol_sums, word_sums
 from ibpo.types import ResponseGroup
 
 EXPERIMENTS = ("thinking", "voting")
+"""Names of the embedded experiments."""
 TINY = (
     "The models are tiny (0.36 million parameters) and the tasks are made up: this shows that the method does what it "
     "says, not how much it gains on a large model."
@@ -34,9 +35,9 @@ class Experiment:
     """The first one is the standard group."""
     max_completion_length: int
     temperature: float = 1.0
-    """Of responses and of the choice."""
+    """Temperature of responses and of the choice."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """What is about this task, beside the defaults of `IBPOConfig`."""
+    """What this task needs besides the defaults of `IBPOConfig`."""
     num_siblings_standard: int = 8
     """Standard responses per problem in the evaluation: self-consistency needs as many as its largest k."""
     asked: str = ""
@@ -59,7 +60,7 @@ THINKING = Experiment(
     training={
         "max_steps": 190,
         # One response of each group on each prompt, decoded for two updates at once: more updates in the same time
-        # lose less of the direct answers (docs/log.md). Of one response, "shrunken" would be the regression too.
+        # lose less of the direct answers (docs/log.md). With one response, "shrunken" would be the regression too.
         "num_generations": 2,
         "per_device_train_batch_size": 2 * 64,
         "steps_per_generation": 2,
@@ -96,7 +97,7 @@ VOTING = Experiment(
     designed_in="The corpus's writer believes a fixed fifth of the facts about upper-case symbols wrongly; that is "
     "where the errors come from, and it is designed in. The facts are fixed, not noise, so greedy decoding is no short "
     "cut. Problems with `?` are hopeless by construction. Each [TRIAL] block closes with a tally of its answer, which "
-    "the paper's format has not.",
+    "the paper's format does not have.",
 )
 """One chain of thought, or sequential voting with up to eight attempts: the paper's own setting."""
 
@@ -122,13 +123,13 @@ SMOLLM2 = Experiment(
     model="The model is real (135 million parameters); it was taught both kinds of response by imitation of a "
     "program's, and the task is made up. Then the choice alone was trained: the trained model chooses, and what "
     "follows its first token is written by the cold start.",
-    designed_in="Nothing about the errors is designed in: the model is seldom right at once, and step by step the less "
-    "often the more numbers there are. A fifth of the problems hold a number that is not told and are hopeless by "
+    designed_in="Nothing about the errors is designed in: the model is rarely right at once, and step by step the less "
+    "often the more numbers there are. A fifth of the problems hold a number that is not given and are hopeless by "
     "construction. Responses are sampled at temperature 0.3.",
 )
 """A real language model, from a folder: the choice is trained, bodies are those of the cold start."""
 
 
 def experiment_named(name: str) -> Experiment:
-    """`"thinking"`, `"voting"` or `"smollm2"`."""
+    """The experiment of a name: `"thinking"`, `"voting"` or `"smollm2"`."""
     return {"thinking": THINKING, "voting": VOTING, "smollm2": SMOLLM2}[name]

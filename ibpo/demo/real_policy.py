@@ -121,7 +121,7 @@ class RealJob(ProcessJob):
 
 
 def plan_real_jobs(run_dir: Path, settings: DemoSettings) -> list[RealJob]:
-    """Of each seed: the cold start; what is recorded of it; the policies."""
+    """The jobs of each seed: the cold start, what is recorded of it, the policies."""
     jobs: list[RealJob] = []
     experiment = settings.experiments[0]
     for seed in settings.seeds:
@@ -172,7 +172,7 @@ def cold_start_config(job: RealJob, experiment: Experiment) -> ColdStartConfig:
                 "well_formed": 0.9,
                 "truncated": 0.1,
             },
-            # A checkpoint holds the optimiser too, 1.6 GB: seldom.
+            # A checkpoint holds the optimiser too, 1.6 GB: save it rarely.
             "sft": {"save_steps": 16, "logging_steps": 1},
         }
     )

@@ -62,14 +62,14 @@ class ProcessJob(ABC):
     def begin(cls, path: str) -> Self:
         """The job that `run_jobs` wrote for this process, which ends when `run_jobs` does, however that ends.
 
-        Else a job of a run that was killed would go on beside the same job of its rerun.
+        Otherwise a job of a run that was killed would continue next to the same job of its rerun.
         """
         threading.Thread(target=_end_with_parent, daemon=True).start()
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
     @property
     def files(self) -> Path:
-        """Its file of progress; beside it what it does and its log."""
+        """Its file of progress; next to it are its description and its log."""
         return Path(self.seed_dir) / "progress" / f"{self.name}.json"
 
     def inputs(self) -> list[Path]:
@@ -207,7 +207,7 @@ class DemoSettings:
     model: str = ""
     """Folder or hub id of the real model; "": of the embedded experiments."""
     num_taught: int = 0
-    """Of a real model: problems of the cold start, and below it those that the choice is trained on."""
+    """Real model: problems of the cold start; below, those that the choice is trained on."""
     num_train: int = 0
 
 
@@ -221,7 +221,8 @@ def check_settings(run_dir: Path, settings: DemoSettings) -> None:
     """
     if settings.from_scratch and not has_checkout():
         raise IbpoError(
-            "--from-scratch needs experiments/build.py, which an installed package has not: run it in a checkout of "
+            "--from-scratch needs experiments/build.py, which an installed package does not have: run it in a "
+            "checkout of "
             "the repository, or leave it out, which uses the model that was made so"
         )
     check_policies(run_dir)

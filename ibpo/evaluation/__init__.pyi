@@ -14,6 +14,7 @@ from .collection import what_more as what_more
 from .collection import why_stop as why_stop
 from .comparison import BUDGETS as BUDGETS
 from .comparison import CompareOptions as CompareOptions
+from .comparison import Evaluation as Evaluation
 from .comparison import PerProblem as PerProblem
 from .comparison import Reference as Reference
 from .comparison import by_number as by_number
@@ -74,13 +75,17 @@ from .prompt_log import stratified_order as stratified_order
 from .report import PageData as PageData
 from .report import answer_of as answer_of
 from .report import comparison_part as comparison_part
-from .report import first_words as first_words
+from .report import conclude as conclude
+from .report import first_methods as first_methods
+from .report import gain_text as gain_text
+from .report import lead_of_methods as lead_of_methods
 from .report import methods_part as methods_part
 from .report import percent as percent
 from .report import pick_examples as pick_examples
 from .report import plot_frontier as plot_frontier
 from .report import plot_share_by_level as plot_share_by_level
 from .report import points as points
+from .report import verdict_of as verdict_of
 from .report import write_page as write_page
 from .responses import Responses as Responses
 from .responses import join as join
@@ -130,6 +135,7 @@ __all__ = [
     "Answer",
     "CompareOptions",
     "Estimate",
+    "Evaluation",
     "FloatArray",
     "HeldOutResult",
     "ImportOptions",
@@ -163,6 +169,7 @@ __all__ = [
     "compare",
     "compare_methods",
     "comparison_part",
+    "conclude",
     "describe",
     "differences",
     "error_of",
@@ -177,14 +184,16 @@ __all__ = [
     "facts_of",
     "find_problems",
     "fingerprint",
+    "first_methods",
     "first_target",
-    "first_words",
+    "gain_text",
     "halves",
     "held_out_results",
     "import_responses",
     "join",
     "judge_stored",
     "judge_ways",
+    "lead_of_methods",
     "load_run",
     "match_logged",
     "mean_over_seeds",
@@ -225,6 +234,7 @@ __all__ = [
     "training_of",
     "use_of",
     "verdict",
+    "verdict_of",
     "verdicts",
     "vote_at_k",
     "what_more",

@@ -34,25 +34,25 @@ from ibpo.evaluation.statistics import student_quantile
 
 FloatArray = NDArray[np.float64]
 ERROR = 0.05
-"""Of all looks together."""
+"""Error of all looks together: 1 - confidence level."""
 MAX_LOOKS = 4
 FIRST_SHARE = 0.1
-"""Of the error, for the first look."""
+"""Part of the error for the first look."""
 FEWEST, MOST = 2, 8
 """Answers per problem and response group: what halving takes, and beyond which more problems say more."""
 NOTHING = 1e-9
-"""Of a variance: sums round."""
+"""A smaller variance is 0: sums round."""
 PILOT = (12, 24)
 """Problems of the first round."""
 WORTH = 0.1
-"""Of the interval's width: what more answers to the same prompts must take off it."""
+"""Part of the interval's width that more answers to the same prompts must take off it."""
 MARGIN = 1.1
 """More calls than would just do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """So many answers in each response group for the first so many problems."""
+    """What to ask for: `answers` in each response group, for the first `num_problems` problems."""
 
     num_problems: int
     answers: int
@@ -63,7 +63,7 @@ class Look:
     """What one look saw: the gain of choosing per problem over the best mixture that fits the budget."""
 
     error: float
-    """With which this look's interval misses."""
+    """Probability with which this look's interval misses."""
     gain: float
     low: float
     high: float
@@ -78,7 +78,7 @@ class Look:
 
     @property
     def half_width(self) -> float:
-        """Of the interval."""
+        """Half of the interval's width."""
         return (self.high - self.low) / 2
 
     @property
@@ -139,14 +139,14 @@ def first_target(logged_PG: NDArray[np.int64], calls_left: float) -> Target:
 
 
 def num_looks(num_calls: float, most_calls: float) -> int:
-    """How many looks there will be between so many calls and so many: one for each doubling, at most `MAX_LOOKS`."""
+    """How many looks there are between `num_calls` and `most_calls`: one for each doubling, at most `MAX_LOOKS`."""
     if num_calls <= 0 or most_calls <= num_calls:
         return 1
     return min(MAX_LOOKS, 1 + math.ceil(math.log2(most_calls / num_calls)))
 
 
 def error_of(number: int, looks: int, error_left: float) -> float:
-    """The error of look `number` (from 0) of so many, out of what is left for it and those behind it."""
+    """The error of look `number` (from 0) of `looks`, out of what is left for it and the later ones."""
     if number == 0 and looks > 1:
         return error_left * FIRST_SHARE
     return error_left / max(1, looks - number)
@@ -204,7 +204,7 @@ def _spread(look: Look, answers: float) -> float:
 
 
 def _enough_problems(look: Look, answers: int, precision: float) -> float:
-    """How many problems with so many answers would do, by what a look saw: for a narrow interval, or one beside 0."""
+    """How many problems with this many answers are enough for an interval that is narrow, or excludes 0."""
     if look.half_width == math.inf:
         return math.inf
 
@@ -218,18 +218,18 @@ def _enough_problems(look: Look, answers: int, precision: float) -> float:
 
 
 def why_stop(look: Look, precision: float) -> str:
-    """Why nothing more need be asked; "" where it would tell more."""
+    """Why no more calls are needed; "" where more calls would show more."""
     if look.per_problem and look.low > 0:
-        return "the interval lies above 0"
+        return "the interval is above 0"
     if look.high < 0:
-        return "the interval lies below 0"
+        return "the interval is below 0"
     if look.half_width <= precision and look.answers >= min(look.best_answers, MOST):
         return f"the interval is within {precision:g} of its middle"
     return ""
 
 
 def what_more(look: Look, targets: Sequence[Target], logged_PG: NDArray[np.int64], money_per_call: float | None) -> str:
-    """What further calls would tell, as a sentence.
+    """What more calls would show, as a sentence.
 
     Args:
         look: The last one.
@@ -258,11 +258,11 @@ def what_more(look: Look, targets: Sequence[Target], logged_PG: NDArray[np.int64
         parts.append(f"{_calls(min(possible, max(done, 1)), money_per_call)} more would show an interval")
     if look.answers < min(look.best_answers, MOST):
         parts.append(
-            f"{look.best_answers} answers per problem and response group in place of {look.answers:g} would let the "
+            f"{look.best_answers} answers per problem and response group instead of {look.answers:g} would let the "
             "choice see more"
         )
     if not parts:
-        return "All prompts of the log are asked: only further prompts would tell more."
+        return "All prompts of the log are asked: only more prompts would show more."
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."
 

@@ -44,6 +44,7 @@ from ibpo.evaluation.statistics import (
     ratio_of_means,
     with_unseen,
 )
+from ibpo.pictures import Mark, chart, number_text, short, show, table, text_table
 
 EXTENDED = "extended"
 BUDGETS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -51,6 +52,8 @@ BUDGETS = (0.1, 0.25, 0.5, 0.75, 0.9)
 MIN_ROOM = 0.005
 """With less room than this between random mix and oracle, a share of it is noise and does not exist."""
 NUM_DRAWS = 500
+MOST_MARKS = 40
+"""Configurations in the picture of an evaluation."""
 Json = dict[str, Any]
 Numbers = dict[str, Estimate]
 
@@ -94,7 +97,7 @@ def find_problems(responses: Responses, levels: Sequence[str] = ()) -> Problems:
     """The problems that these responses answer, sorted by id.
 
     Args:
-        responses: Of any configuration.
+        responses: Responses of any configuration.
         levels: Names of the levels in the order wanted; those not named come after, in natural order (2 before 10).
     """
     problem_id, first = np.unique(responses.problem.astype(str), return_index=True)
@@ -125,7 +128,7 @@ def per_problem(responses: Responses, problems: Problems) -> PerProblem:
 
 
 def mix(standard: PerProblem, extended: PerProblem, share: FloatArray) -> PerProblem:
-    """Each problem is answered extended with its own share `[P]`."""
+    """The result of answering each problem extended with its own share `[P]`."""
     return PerProblem(
         share=share,
         **{
@@ -162,7 +165,7 @@ def describe(
     Returns:
         Slice (`"overall"`, `"level=..."`, `"domain=..."`) -> `"all"`, `"right"`, `"wrong"` (that ended by itself) or
         `"cut off"` (and not right) -> metric -> estimate. Metrics of all: `pass@1`, `pass@k` and `maj@k` for k = 2, 4,
-        8, ... up to the smallest number of responses of a problem, and of it; `unanswered`. Of the other three too:
+        8, ... up to the smallest number of responses of a problem, and of it; `unanswered`. The other three have too:
         `mean_tokens`, `median_tokens`, `p95_tokens`, `thinking_tokens`, `answer_tokens`, `extended_share`, `truncated`.
         What is not known is left out.
 
@@ -301,7 +304,7 @@ class Reference:
         self.level_P = level_P[self.keep_P] if self.is_by_level else np.arange(int(self.keep_P.sum()))
 
     def above_random_mix(self, reward_P: FloatArray, cost_P: FloatArray, *, seed: int = 0) -> Estimate | None:
-        """Accuracy less the blind draw's at the same mean cost; None where that lies beyond both ends."""
+        """Accuracy less the blind draw's at the same mean cost; None where that cost is beyond both ends."""
 
         def statistic(weight_DP: FloatArray) -> FloatArray:
             reward_DG, cost_DG, at_D = weight_DP @ self.reward_GP.T, weight_DP @ self.cost_GP.T, weight_DP @ cost_P
@@ -338,9 +341,9 @@ class Reference:
         """Why a configuration of this cost has no oracle share."""
         cost_P = cost_P[self.keep_P]
         if not self.keep_P.any():
-            return "it takes two responses of both response groups to a problem"
+            return "it needs two responses of both response groups to a problem"
         if not self._reaches(np.full(len(cost_P), 1 / len(cost_P)), float(cost_P.mean())):
-            return "its mean cost lies outside those of standard only and extended only"
+            return "its mean cost is outside those of standard only and extended only"
         return "at this cost the oracle is no better than a random mix"
 
     def _reaches(self, weight_P: FloatArray, cost: float) -> bool:
@@ -369,8 +372,8 @@ class Reference:
                 float(part_L @ (one[0] + x_L * (one[1] - one[0])))
                 for one in (cost_HGL[decides], reward_HGL[values], cost_HGL[values])
             )
-            # The other half's responses cost a little more or less than planned, so the blind draw beside them does;
-            # what the oracle leaves unspent, because nothing more is to be gained, the blind draw may spend.
+            # The other half's responses cost a little more or less than planned, so the blind draw next to them does;
+            # what the oracle leaves unspent, because nothing more can be gained, the blind draw may spend.
             blind = _line(reward_HGL[values] @ part_L, cost_HGL[values] @ part_L, spent + cost - planned)
             room += (worth - blind) / 2
         if room < MIN_ROOM:
@@ -476,15 +479,15 @@ def areas(
 ) -> list[Json]:
     """The area under each curve between two costs, or between its cheapest and its most expensive point if it has less.
 
-    Nothing is extrapolated: a curve that covers a part of the range has the area of that part, and beside it stands
+    Nothing is extrapolated: a curve that covers a part of the range has the area of that part, and next to it is
     the area of the curve `mix` over the same part.
 
     Args:
         curves: Name -> cost `[K, P]` and accuracy `[K, P]`.
         low: Mean cost at which the range begins.
         high: Mean cost at which it ends.
-        mix: The curve to stand beside the others, e.g. the random mix; "": none.
-        seed: Of the bootstraps.
+        mix: The curve to show with the others, e.g. the random mix; "": none.
+        seed: Seed of the bootstraps.
 
     Returns:
         `name`, `low`, `high`, `area` and `mix` (None where there is no number); curves of one cost, or nearly so, are
@@ -520,7 +523,7 @@ def areas(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompareOptions:
-    """What a comparison is asked."""
+    """Options of `compare`."""
 
     standard: str = ""
     """The configuration to which costs are relative; "": the cheapest."""
@@ -542,7 +545,75 @@ def splits_of_report(asked: int | None, num_problems: int) -> int:
     return asked or min(50, enough_splits(num_problems))
 
 
-def compare(responses: Responses, options: CompareOptions | None = None) -> Json:
+class Evaluation(dict[str, Any]):
+    """What `compare` found: plain data for JSON; a notebook shows it as a picture and a table, `print` as a table."""
+
+    def __repr__(self) -> str:
+        rows = self.get("configurations", [])
+        return f"Evaluation({len(rows)} configurations on {self.get('num_problems', 0)} problems)"
+
+    def __str__(self) -> str:
+        return f"Evaluation: {self._lead()}\n{text_table(*self._table())}"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: accuracy against mean cost, with 95 % intervals; a summary, never the responses."""
+        marks: list[Mark] = []
+        for row in self._rows():
+            found = row["numbers"]["overall"]["all"]["pass@1"]
+            cost, value = row["cost"]["value"], found["value"]
+            if cost is not None and value is not None:
+                marks.append(Mark(x=cost, y=value, name=str(row["name"]), low=found["low"], high=found["high"]))
+        drawing = ""
+        if marks:
+            mix = self.get("mix") or []
+            drawing = chart(
+                [([point["cost"] for point in mix], [point["line"] for point in mix])] if mix else [],
+                marks[:MOST_MARKS],
+                x_label="mean cost per response",
+                y_label="accuracy, 95 % intervals" + " (line: random mix)" * bool(mix),
+                what=f"accuracy against mean cost: {self._lead()}",
+                is_dashed=True,
+            )
+        return show("Evaluation", self._lead(), drawing, table(*self._table()), " ".join(self.get("notes", [])))
+
+    def _rows(self) -> list[Json]:
+        return self.get("configurations", [])
+
+    def _lead(self) -> str:
+        left = f" ({self['num_left_out']:,} left out)" if self.get("num_left_out") else ""
+        return f"{len(self._rows()):,} configurations on {self.get('num_problems', 0):,} problems{left}"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """A row per configuration, the cheapest first."""
+        standard = self.get("standard")
+        body: list[list[str]] = []
+        for row in self._rows():
+            right, cost, difference = row["numbers"]["overall"]["all"]["pass@1"], row["cost"], row["difference"]
+            against = "" if difference is None else _with_ends(difference, 100.0, "+.1f")
+            if row["name"] == standard:
+                against = "standard"
+            body.append(
+                [
+                    short(str(row["name"])),
+                    f"{row['num_responses']:,}",
+                    _with_ends(right, 100.0, ".1f"),
+                    number_text(cost["value"]),
+                    against,
+                ]
+            )
+        return ["configuration", "responses", "right, % (95 %)", "mean cost", "difference, points (95 %)"], body
+
+
+def _with_ends(estimate: Json, factor: float, form: str) -> str:
+    """A number with its interval; "" where there is none."""
+    value, low, high = (estimate.get(name) for name in ("value", "low", "high"))
+    if value is None:
+        return ""
+    text = f"{factor * value:{form}}"
+    return text if low is None or high is None else f"{text} ({factor * low:{form}} to {factor * high:{form}})"
+
+
+def compare(responses: Responses, options: CompareOptions | None = None) -> Evaluation:
     r"""Everything that the report says of one part, as plain data for JSON.
 
     Only problems that every configuration answered count, so that all are compared on the same ones. A configuration
@@ -565,7 +636,7 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
         if name not in names:
             raise IbpoError(f"{name}: no such configuration; there are {', '.join(names)}")
     responses, problems, left_out = _common(coarse_levels(with_levels(responses)))
-    # Numbers for problems and answers from here on: sorting texts anew for each figure took a quarter of the time.
+    # Numbers for problems and answers from here on: sorting texts again for each figure took a quarter of the time.
     sorted_names, p_N = number_problems(responses.problem)
     at = {name: p for p, name in enumerate(sorted_names.tolist())}
     order = np.array([at[name] for name in problems])
@@ -625,27 +696,26 @@ def compare(responses: Responses, options: CompareOptions | None = None) -> Json
         )
     curves = {"random mix": (cost_CP[among_C], reward_CP[among_C])} if len(among) > 1 else {}
     curves |= {f"votes, {name}": (curve.cost, curve.accuracy) for name, curve in votes.items()}
-    return plain(
-        {
-            "num_problems": len(order),
-            "num_left_out": left_out,
-            "standard": standard,
-            "levels": level_names(responses),
-            "configurations": rows,
-            "votes": {name: curve.points for name, curve in votes.items() if len(curve.points) > 1},
-            "mix": mix_points(cost_CP, reward_CP, among_C) if len(among) > 1 else [],
-            "areas": areas(curves, float(cost.min()), float(cost.max()), mix="random mix", seed=options.seed),
-            "num_held_out": found.get("num_problems", 0),
-            "among": among,
-            "reference": [names[c] for c in ends],
-            "oracle_knows": "" if reference is None else "levels" if reference.is_by_level else "problems",
-            "oracles": found.get("oracles", {}),
-            "allocation": found.get("allocation", []),
-            "share_by_level": found.get("share_by_level", {}),
-            "budget_kept": _budget_kept(numbered, options.extended, notes),
-            "notes": notes,
-        }
-    )
+    numbers = {
+        "num_problems": len(order),
+        "num_left_out": left_out,
+        "standard": standard,
+        "levels": level_names(responses),
+        "configurations": rows,
+        "votes": {name: curve.points for name, curve in votes.items() if len(curve.points) > 1},
+        "mix": mix_points(cost_CP, reward_CP, among_C) if len(among) > 1 else [],
+        "areas": areas(curves, float(cost.min()), float(cost.max()), mix="random mix", seed=options.seed),
+        "num_held_out": found.get("num_problems", 0),
+        "among": among,
+        "reference": [names[c] for c in ends],
+        "oracle_knows": "" if reference is None else "levels" if reference.is_by_level else "problems",
+        "oracles": found.get("oracles", {}),
+        "allocation": found.get("allocation", []),
+        "share_by_level": found.get("share_by_level", {}),
+        "budget_kept": _budget_kept(numbered, options.extended, notes),
+        "notes": notes,
+    }
+    return Evaluation(plain(numbers))
 
 
 def _common(responses: Responses) -> tuple[Responses, list[str], int]:

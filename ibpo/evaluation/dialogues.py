@@ -29,11 +29,11 @@ class Dialogue:
     """How a way goes on after a first response."""
 
     name: str
-    """Of the way: "steps, corrected"."""
+    """Name of the way: "steps, corrected"."""
     turns: Sequence[str]
     """What its later turns are called in the store."""
     asks: Sequence[str]
-    """What the user asks in each of them; of a choice, what stands behind both responses."""
+    """What the user asks in each of them; of a choice, what is behind both responses."""
     is_choice: bool = False
     """Whether two responses are compared; each then counts once as the first and once as the second of its pair."""
 
@@ -48,7 +48,7 @@ DIALOGUES = {
     "refine": Dialogue(name="refined", turns=("feedback", "refined"), asks=(FEEDBACK, REVISION)),
     "debate": Dialogue(name="debated", turns=("choice",), asks=(CHOICE,), is_choice=True),
 }
-"""By what `--also` calls them."""
+"""Name in `--also` -> the dialogue."""
 
 
 def partner(number: int, num_responses: int) -> int:

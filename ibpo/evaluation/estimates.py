@@ -203,7 +203,7 @@ def _by_neighbours(
             expected[some] = (weight @ reward[some]) / weight.sum(2, keepdims=True)
         return expected
     step = WEIGHTS // NEIGHBOURS
-    for h in range(num_halves):  # some stand for all, beside the problem itself
+    for h in range(num_halves):  # some represent all, and the problem itself
         order = np.lexsort((*a[h].T, reward[h].sum(1)))
         some = order[np.linspace(0, num_problems - 1, NEIGHBOURS).astype(int)]
         for part in (slice(first, first + step) for first in range(0, len(asked), step)):

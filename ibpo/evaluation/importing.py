@@ -106,7 +106,7 @@ class Imported:
     notes: tuple[str, ...]
     """What a reader should know about how they were read."""
     called: tuple[tuple[str, Mapping[str, str]], ...] = ()
-    """Of each path, in their order: the part that its table is in, and configuration as it calls it -> as they are
+    """For each path, in their order: the part that its table is in, and configuration as it calls it -> as they are
     called here."""
 
 
@@ -132,8 +132,8 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
 
     Args:
         paths: (name of the configuration or "", file or folder). A folder stands for all files in it: of an `ibpo eval`
-            run `responses.jsonl`, of a demo run every table in `responses/`, else every file of a known suffix. Of a
-            run of several configurations the name stands before theirs.
+            run `responses.jsonl`, of a demo run every table in `responses/`, else every file of a known suffix. If a
+            run has several configurations, the name is put before theirs.
         options: How to read them.
 
     Runs of one policy on one task are parts of one evaluation, whatever their seeds. Configurations of runs of
@@ -228,7 +228,7 @@ def _name_policies(runs: Sequence[_Run]) -> list[str]:
         notes.append(f"configurations are named by their runs, which differ in {', '.join(differ)}")
     silent = [str(run.path) for run in unnamed if not run.policy]
     if silent and len(unnamed) > 1:
-        notes.append(f"not known of which model: {', '.join(silent)}; configurations of one name are taken for one")
+        notes.append(f"the model is not known: {', '.join(silent)}; configurations of one name count as one")
     return notes
 
 
@@ -249,7 +249,7 @@ def _without_copies(files: Sequence[tuple[Path, list[Json]]]) -> tuple[list[Json
             alike.append((file, rows))
             kept += rows
         else:
-            notes.append(f"passed over, for it is a copy of {first}: {file}")
+            notes.append(f"skipped, because it is a copy of {first}: {file}")
     return kept, notes
 
 
@@ -262,7 +262,7 @@ def _key(value: Any) -> str:
 
 
 def _distinct_names(paths: Sequence[Path], taken: set[str]) -> list[str]:
-    """The folders' names, with those above them as far as it takes to tell them apart.
+    """The folders' names, with those above them as far as it takes to distinguish them.
 
     Example:
         >>> _distinct_names([Path("/a/run"), Path("/b/run/responses.jsonl")], set())
@@ -280,7 +280,7 @@ def _distinct_names(paths: Sequence[Path], taken: set[str]) -> list[str]:
 def _split_tasks(runs: Sequence[_Run]) -> None:
     """Give runs of different tasks parts of their own: their problems are no alternatives, and may be numbered alike.
 
-    What a task is called does not tell (it may lie in another folder): tasks that have a problem in common are one.
+    A task's name does not decide (it may be in another folder): tasks that have a problem in common are one.
     """
     told = [run for run in runs if run.task and not any(run.parts)]
     if len({run.task for run in told}) < 2:
@@ -322,8 +322,8 @@ def _files(path: Path) -> list[tuple[str, str, Path]]:
         return [("", "", path / "responses.jsonl")]
     if (calls := path / "calls.jsonl").is_file():
         raise IbpoError(
-            f"{path}: is a run of ibpo eval that has not come to its end (it holds no responses.jsonl): see what the "
-            f"run said, and go on with it: {_command(calls)}"
+            f"{path}: is a run of ibpo eval that has not ended (it holds no responses.jsonl): see what the "
+            f"run said, and continue it: {_command(calls)}"
         )
     demo = run_tables(path)
     if demo:  # EXPERIMENT/seedN/responses/POLICY__HOW.jsonl.gz
@@ -332,7 +332,7 @@ def _files(path: Path) -> list[tuple[str, str, Path]]:
 
 
 def _command(calls: Path) -> str:
-    """Of an `ibpo eval`, as its first line says."""
+    """The command of an `ibpo eval`, as its first line says."""
     try:
         return str(json.loads(calls.read_text(encoding="utf-8").partition("\n")[0])["command"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -378,9 +378,9 @@ def _read_file(
 
 
 def _check_same_problems(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Files of different versions of a data set number their problems alike; their hashes tell them apart.
+    """Files of different versions of a data set number their problems alike; their hashes distinguish them.
 
-    Of tables of ours the prompts, in which no response group has its word; in others' files it may.
+    In our own tables prompts, which hold no response group's words; in others' files they may.
     """
     seen: dict[tuple[str, str, str], tuple[Any, str]] = {}
     for row in rows:
@@ -391,7 +391,7 @@ def _check_same_problems(rows: Sequence[Mapping[str, Any]]) -> None:
         before, place = seen.setdefault((str(row.get("part") or ""), row["problem"], what), (said, row["place"]))
         if before != said:
             raise IbpoError(
-                f"{row['place']}: problem {row['problem']} is another one than at {place}; "
+                f"{row['place']}: problem {row['problem']} differs from the one at {place}; "
                 "compare runs on the same version of the data"
             )
 
@@ -457,7 +457,7 @@ def _cost_unit(rows: Sequence[dict[str, Any]]) -> str:
     money = [row for row in known if row.get("is_money")]
     if money and len(money) == len(known):
         return "money"
-    for row in money:  # beside tokens: another unit
+    for row in money:  # not tokens: another unit
         row["tokens"] = None
     if known:
         return "tokens"
@@ -490,10 +490,10 @@ def plain_rows(
     """Check and rename the columns of a file with one response a row.
 
     Args:
-        rows: Where each stands, and its columns.
+        rows: The place of each, and its columns.
         named: Field -> column, for those that the caller names, as in `ImportOptions.columns`; `by` is the column that
             splits the file into parts. A column may be a dotted name into a struct, the reward's `score/100`.
-        configuration: Name of them all, but for those of a table of ours; else a column holds it.
+        configuration: Name of them all, except those of a table of ours; without it a column holds the name.
         on_error: At a bad row "fail", or "skip" it.
         bad: Takes what was wrong with the rows that were left out.
         source: Takes how many requests failed, which are no wrong answers.
@@ -527,7 +527,7 @@ def plain_rows(
     source = source or Source(path=Path())
     numbers = [divided(columns[field])[0] for field in NUMBERS if field in columns]
     commas = Commas((row for _, row in peeked), numbers)
-    # Where a harness's tasks are the parts, models are not yet told apart.
+    # Where a harness's tasks are the parts, models are not distinguished yet.
     of_tasks = columns.get("by") == "harness_task" and not configuration
     model = find_alike(together, "model") if of_tasks else None
     for place, row in chain(peeked, rows):
@@ -662,7 +662,7 @@ def _share(place: str, column: str, value: Any, number: float) -> float:
     share = number / 100 if str(value).strip().endswith("%") else number
     if share > 1:
         raise IbpoError(
-            f"{place}, column {column!r}: {value!r} is no share of the responses; write a number from 0 to 1, or 50%"
+            f"{place}, column {column!r}: {value!r} is not a share of the responses; write a number from 0 to 1, or 50%"
         )
     return share
 

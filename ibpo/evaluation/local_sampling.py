@@ -84,7 +84,7 @@ def write_scored(
 ) -> None:
     """Write judged responses, `num_samples` to each problem one after the other; the file is whole or absent.
 
-    With `before`, the first turn of each dialogue: its tokens count, its text stands before the second turn's, the
+    With `before`, the first turn of each dialogue: its tokens count, its text is before the second turn's, the
     dialogue is extended if one of its turns is, and cut off if one of them is.
     """
     group = [s.response_group for s in scored]
@@ -154,7 +154,7 @@ class Scorer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldOutResult:
-    """One way of using the policy, one response to each held-out problem."""
+    """Numbers of one way of using the policy, with one response to each held-out problem."""
 
     policy: str
     num_problems: int
@@ -170,7 +170,7 @@ class HeldOutResult:
     accuracy: float
     """pass@1."""
     interval_95: tuple[float, float]
-    """Of the accuracy (`ibpo.evaluation.statistics.estimate_rate`)."""
+    """Interval of the accuracy (`ibpo.evaluation.statistics.estimate_rate`)."""
 
 
 def evaluate_held_out(

@@ -35,7 +35,7 @@ from ibpo.evaluation.statistics import UNSEEN, that_differ
 
 DEFAULT = ("0.5x", "25%range", "50%range", "75%range")
 GAP, NODES, MANY = 1e-4, 100, 100
-"""Of more problems than these a choice within this part of the best is as good, and no search goes further than so many
+"""With more problems than these a choice within this part of the best is good enough, and no search passes this many
 nodes: what is expected of them errs more. Expectations of problems that were answered alike are equal, and to prove the
 best of thousands of near ties takes minutes."""
 ROUNDED = Fraction(1, 10**6)
@@ -57,7 +57,7 @@ class Question:
     budgets: tuple[Budget, ...]
     times: Fraction = Fraction(1)
     was_asked: bool = True
-    """Else nobody did, and budgets that cannot be kept are no error."""
+    """False: nobody asked, and budgets that cannot be kept are no error."""
 
     def limits_on(self, part: LogPart) -> list["GroupLimit"]:
         """The budgets for one part of a log."""
@@ -89,7 +89,7 @@ def questions(texts: Sequence[str], cost: str = TOKENS) -> list[Question]:
     """All budgets together, at half, once and twice their amount; without any, half of today's and three on the way.
 
     Args:
-        texts: Of budgets, as on the command line.
+        texts: Budgets, as on the command line.
         cost: What an amount without a name is of, such as `0.5x`: the log's cost.
     """
     if not texts:
@@ -143,7 +143,7 @@ def _unrounded(limit: GroupLimit, cost: FloatArray) -> GroupLimit:
 def numbered(problems: Sequence[Any] | IntArray) -> IntArray:
     """Ids as numbers that do not depend on how the log was read: their own where all are whole, else by their order.
 
-    Ties follow them, and hashing each text anew for each budget takes longer than solving.
+    Ties follow them, and hashing each text again for each budget takes longer than solving.
 
     Example:
         >>> numbered(["7", "10"]).tolist(), numbered(["q7", "q10"]).tolist()

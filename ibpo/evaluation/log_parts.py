@@ -225,7 +225,7 @@ def _part_of_sums(name: str, sums: GroupSums, columns: dict[str, str], say: Say)
 def _estimates(
     count: FloatArray, reward: FloatArray, cost: FloatArray, squares: FloatArray, offset: FloatArray
 ) -> dict[str, FloatArray]:
-    """The tables of a part, by what was seen and what is to be expected; an empty cell has no means.
+    """The tables of a part, by what was seen and what is expected; an empty cell has no means.
 
     Args:
         count: `[P, G]` responses of each cell.

@@ -8,21 +8,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ibpo.allocation import random_mix
-from ibpo.budget import cost_text
 from ibpo.errors import IbpoError, printable
 from ibpo.evaluation.log_allocation import Answer, as_shown
 from ibpo.evaluation.log_parts import FloatArray, LogPart
 from ibpo.evaluation.log_verdict import verdict
 from ibpo.evaluation.statistics import rate_interval
 
+if TYPE_CHECKING:
+    from ibpo.evaluation.axes import Label
+
 NUM_POINTS = 2000
-"""Of a curve: more would show no other line."""
-BLUE, GREY, RED, INK = "#1f5fa8", "#8a8a8a", "#c8452c", "#222222"
+"""Points of a curve: more would show no other line."""
+# Okabe and Ito's: readers with any kind of colour blindness can distinguish them; marks differ as well.
+BLUE, GREY, RED, INK = "#0072b2", "#6b7178", "#d55e00", "#1f2329"
+SIZE = (6.4, 4.6)
+MAX_NAME = 28
+"""Characters of a response group's name that the picture shows."""
 
 
 def draw_answers(part: LogPart, answers: Sequence[Answer], path: str | Path) -> None:
@@ -36,34 +42,48 @@ def draw_answers(part: LogPart, answers: Sequence[Answer], path: str | Path) -> 
     """
     try:
         from matplotlib import rc_context
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter
     except ImportError:
         raise IbpoError("a picture needs matplotlib: pip install 'ibpo[report]'") from None
-    with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # names may hold dollars
+    from ibpo.evaluation.axes import finish
+
+    with rc_context({"text.parse_math": False, "font.size": 10}), warnings.catch_warnings():  # names may hold dollars
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for what the font does not have
-        figure = Figure(figsize=(7.2, 4.8), layout="constrained")
-        _draw(figure.subplots(), part, answers, FuncFormatter(lambda x, _: cost_text(x)))
-        figure.savefig(path, dpi=150)
+        figure = Figure(figsize=SIZE, layout="constrained", dpi=180)
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        labels = _draw(axes, part, answers)
+        names = axes.get_legend_handles_labels()[1]
+        figure.set_size_inches(SIZE[0], SIZE[1] + 0.2 * ((len(names) + 1) // 2))  # room for the legend
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize=9)
+        finish(figure, [(axes, labels)])
+        figure.set_layout_engine("none")
+        figure.savefig(path, dpi="figure")
 
 
-def _draw(axes: Any, part: LogPart, answers: Sequence[Answer], costs: Any) -> None:
+def _draw(axes: Any, part: LogPart, answers: Sequence[Answer]) -> list[Label]:
+    from ibpo.evaluation.axes import cost_axis
+
     curve = part.frontier()
     some = np.unique(np.linspace(0, len(curve.spent) - 1, NUM_POINTS).astype(np.int64))
-    axes.plot(curve.spent[some], curve.value[some], color=BLUE, alpha=0.45, label="best per problem, as expected")
-    _draw_groups(axes, part)
+    axes.plot(curve.spent[some], curve.value[some], color=BLUE, label="best per problem, as expected")
+    labels = _draw_groups(axes, part)
     now = part.now()
-    axes.plot([now[1]], [now[0]], "x", color=INK, markersize=7, label="as logged")
-    _draw_held_out(axes, part, answers)
+    axes.plot([now[1]], [now[0]], "x", color=INK, markersize=7, markeredgewidth=1.8, label="as logged")
+    labels += _draw_held_out(axes, part, answers)
     cost, reward, name = (printable(text) for text in (part.columns["cost"], part.columns["reward"], part.name))
-    axes.set(xlabel=f"{cost} per problem", ylabel=reward, title=name or None)
-    axes.xaxis.set_major_formatter(costs)
+    axes.set(xlabel=f"{cost} per problem", ylabel=reward, title=shorten(name, 60) or None)
+    cost_axis(axes, [float(x) for x in (*part.cost.mean(0), *curve.spent[some], now[1])])
+    axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    return labels
 
 
-def _draw_groups(axes: Any, part: LogPart) -> None:
-    """The response groups, each alone, and the best that mixes them without looking at the problems."""
+def _draw_groups(axes: Any, part: LogPart) -> list[Label]:
+    """The response groups, each alone, and the best that mixes them without looking at the problems; their names."""
+    from ibpo.evaluation.axes import Label
+
     cost_G, reward_G = part.cost.mean(0), part.reward.mean(0)
     at = np.unique(np.concatenate([cost_G, np.linspace(cost_G.min(), cost_G.max(), 200)]))
     mixed = [float(random_mix(cost_G, reward_G, x)[0] @ reward_G) for x in at.tolist()]
@@ -72,22 +92,18 @@ def _draw_groups(axes: Any, part: LogPart) -> None:
     error_G = part.reward.std(0, ddof=min(1, num_problems - 1)) / np.sqrt(num_problems)
     bars = _intervals(reward_G, error_G, num_problems)
     axes.errorbar(cost_G, reward_G, yerr=bars, fmt="s", color=GREY, markersize=5, capsize=2, linewidth=1)
-    near_end = cost_G.min() + 0.85 * (cost_G.max() - cost_G.min())
-    for g, name in enumerate(part.groups):
-        side, reach = ("left", 5) if cost_G[g] <= near_end else ("right", -5)
-        axes.annotate(
-            printable(name),
-            (cost_G[g], reward_G[g]),
-            xytext=(reach, -11),
-            textcoords="offset points",
-            fontsize=8,
-            ha=side,
-        )
+    return [
+        Label(text=shorten(printable(name), MAX_NAME), x=float(cost_G[g]), y=float(reward_G[g]), colour=INK)
+        for g, name in enumerate(part.groups)
+    ]
 
 
-def _draw_held_out(axes: Any, part: LogPart, answers: Sequence[Answer]) -> None:
-    """Each budget's choice on responses that did not decide; without such, as it is expected."""
+def _draw_held_out(axes: Any, part: LogPart, answers: Sequence[Answer]) -> list[Label]:
+    """Each budget's choice on responses that did not decide; without such, as it is expected; the budgets' names."""
+    from ibpo.evaluation.axes import Label
+
     labels = {True: "chosen per problem: recommended", False: "chosen per problem: no better than a mixture"}
+    found = []
     for answer in answers:
         if answer.allocation is None:
             continue
@@ -97,19 +113,23 @@ def _draw_held_out(axes: Any, part: LogPart, answers: Sequence[Answer]) -> None:
             reward, bars, label = answer.allocation.objective / len(part.problems), None, "chosen, not held out"
         else:
             spent, reward, label = held.spent, as_shown(part, held).reward, labels.pop(recommended, None)
-            # Of the problems that were halved, which may be a few of all.
+            # These are the problems that were halved, which may be a few of all.
             bars = _intervals(np.array([reward]), np.array([held.reward_stderr]), int(part.repeats.sum()))
         face = RED if recommended else "white"
         axes.errorbar([spent], [reward], yerr=bars, fmt="o", color=RED, mfc=face, capsize=2, linewidth=1, label=label)
-        below = reward if bars is None else reward - float(bars[0, 0])
-        axes.annotate(
-            printable(answer.question.label), (spent, below), xytext=(0, -5), textcoords="offset points", fontsize=8,
-            color=RED, rotation=90, ha="center", va="top",
-        )  # fmt: skip
-        # Room for the words below the bar, some 5 points a letter, or they stand in the numbers of the axis.
-        part_of = min(0.4, (5 + 5 * len(answer.question.label)) / (axes.bbox.height / axes.figure.dpi * 72))
-        bottom, top = axes.get_ylim()
-        axes.set_ylim(bottom=min(bottom, (below - part_of * top) / (1 - part_of)))
+        text = printable(answer.question.label)
+        found.append(Label(text=text, x=float(spent), y=float(reward), colour=RED))
+    return found
+
+
+def shorten(text: str, width: int) -> str:
+    """A text with at most so many characters.
+
+    Example:
+        >>> shorten("abc", 3), shorten("abcd", 3)
+        ('abc', 'ab…')
+    """
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _intervals(value: FloatArray, stderr: FloatArray, num_problems: int) -> FloatArray:

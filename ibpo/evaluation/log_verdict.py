@@ -33,6 +33,44 @@ class Verdict:
     mixture: dict[str, float] | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChoiceGain:
+    """What choosing per problem gains over the best mixture inside the budget that does not look at the problems.
+
+    Attributes:
+        value: Mean reward more.
+        low: Lower end of its interval.
+        high: Upper end.
+        is_more: Whether it is more than 0 beyond chance.
+        is_better: Whether, besides, it is not bought by spending more than the budget.
+    """
+
+    value: float
+    low: float
+    high: float
+    is_more: bool
+    is_better: bool
+
+
+def gain_of_choosing(part: LogPart, answer: Answer, *, error: float = 0.05) -> ChoiceGain | None:
+    """The held-out gain of one question's choice; None where nothing is held out, or no mixture keeps the budget."""
+    held = answer.held_out
+    if held is None or answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
+        return None
+    gain, seen = held.mixture_gain, as_shown(part, held)
+    half = student_quantile(max(int(part.repeats.sum()) - 1, 1), 1 - error / 2) * held.mixture_gain_stderr
+    ends = max(gain - half, -1.0), min(gain + half, 1.0)  # beyond which no mean of rewards can differ
+    told = seen.mixture_gain if seen.mixture_gain is not None else gain
+    over = any(x.group is None and x.at_most is not None and held.spent > x.at_most for x in answer.limits)
+    return ChoiceGain(
+        value=told,
+        low=min(ends[0], told),
+        high=max(ends[1], told),
+        is_more=gain - half > 0,
+        is_better=gain - half > 0 and not (over and held.gain <= 0),
+    )
+
+
 def verdict(
     part: LogPart, answer: Answer, *, error: float = 0.05, advice: str | None = None, is_today: bool = True
 ) -> Verdict:
@@ -42,7 +80,7 @@ def verdict(
         part: A part of a log.
         answer: What one question got on it.
         error: With which the interval may miss.
-        advice: What would tell more, as a sentence; None: what a log in general lacks.
+        advice: What would show more, as a sentence; None: what a log in general lacks.
         is_today: Whether the log is what is answered today, so that the two are worth comparing.
     """
     label = answer.question.label
@@ -59,22 +97,17 @@ def verdict(
         return Verdict(text=text, per_problem=False, mixture=weights)
     seen = as_shown(part, held)
     choose = f"{label}: {_of_today(part, seen.reward, held.spent, is_today)}: choose per problem"
-    if answer.mixture is None or held.mixture_gain is None or held.mixture_gain_stderr is None:
+    found = gain_of_choosing(part, answer, error=error)
+    if found is None or answer.mixture is None:
         return Verdict(text=f"{choose}: {blind}.{_of_some(part)}", per_problem=True, mixture=None)
-    gain = held.mixture_gain
-    half = student_quantile(max(int(part.repeats.sum()) - 1, 1), 1 - error / 2) * held.mixture_gain_stderr
-    ends = max(gain - half, -1.0), min(gain + half, 1.0)  # beyond which no mean of rewards can differ
-    told = seen.mixture_gain if seen.mixture_gain is not None else gain
-    ends = min(ends[0], told), max(ends[1], told)
-    interval = f"{told:+.3f} ({100 * (1 - error):.3g} %: {ends[0]:+.3f} to {ends[1]:+.3f})"
-    over = any(x.group is None and x.at_most is not None and held.spent > x.at_most for x in answer.limits)
-    if gain - half > 0 and not (over and held.gain <= 0):
+    interval = f"{found.value:+.3f} ({100 * (1 - error):.3g} %: {found.low:+.3f} to {found.high:+.3f})"
+    if found.is_better:
         text = (
             f"{choose}. That beats {blind}, the best that does not look at the problems, by {interval}.{_of_some(part)}"
         )
         return Verdict(text=text, per_problem=True, mixture=weights)
     mixed = _of_today(part, seen.mixture or 0.0, float(answer.mixture @ part.cost[part.repeats].mean(0)), is_today)
-    if gain - half > 0:
+    if found.is_more:
         text = (
             f"{label}: choosing per problem is not worth it on this log: on unseen answers it spends "
             f"{cost_text(held.spent)} {part.columns['cost']}, more than asked, and a mixture of that cost is as good. "
@@ -109,7 +142,10 @@ def _unknown(part: LogPart) -> str:
     """Why nobody knows whether to choose per problem, as a sentence."""
     lacks = "that takes 2 answers per problem and response group"
     if part.log is None:
-        lacks = "of a streamed log nothing is held out; leave out --stream, on a sample of its problems if need be"
+        lacks = (
+            "nothing is held out of a streamed log; leave out --stream, with a sample of its problems if it is "
+            "too large"
+        )
     elif int(part.repeats.sum()) >= 2:
         lacks = "nothing was held out"
     elif part.repeats.any():
@@ -120,7 +156,7 @@ def _unknown(part: LogPart) -> str:
 
 
 def _of_some(part: LogPart) -> str:
-    """Of which problems the numbers of a verdict are, where that is not all of them, as a sentence."""
+    """A sentence that says which problems a verdict is about, where it is not about all."""
     num = int(part.repeats.sum())
     if num == len(part.problems):
         return ""
@@ -128,7 +164,7 @@ def _of_some(part: LogPart) -> str:
 
 
 def _of_today(part: LogPart, reward: float, spent: float, is_today: bool) -> str:
-    """What a policy gets for what it spends, beside what the log got and spent on the same problems."""
+    """What a policy gets for what it spends, compared with what the log got and spent on the same problems."""
     (reward_now, spent_now), name, unit = part.now(part.repeats), part.columns["reward"], part.columns["cost"]
     exact = f"{name} {reward:.3f} for {cost_text(spent)} {unit}"
     if not (is_today and reward_now and spent_now):

@@ -1,4 +1,4 @@
-"""Trained policies beside every other way of spending the same: rows and figures of merit of demo and baselines.
+"""Trained policies compared with every other way to spend the same: rows and figures of merit of demo and baselines.
 
 A run's folder holds one table of responses for each policy and way (`responses/POLICY__HOW.jsonl.gz`, HOW the response
 group that was forced, or `sampled` where the policy chose), and the probability with which it opens an extended
@@ -320,7 +320,7 @@ def figures_of_merit(
 
     - `accuracy`, `share`, `share_error` = s - q, `relative_cost`.
     - `binds`: levels where extended gains more than 0.03 hold more than q of the problems, so the oracle wants it all.
-    - `oracle_share`: see `ibpo.evaluation.comparison.Reference`.
+    - `above_random_mix`, `oracle_share`: see `ibpo.evaluation.comparison.Reference`.
     - `oracle_share_own`: the same between the trained policy's own forced responses, so that allocation alone counts.
     - `gain_ratio_cold_start`, `gain_ratio_pretrained`: see `ibpo.evaluation.metrics.estimate_gain_ratio`.
     - `rank_correlation` of the share and the gain by level.
@@ -331,7 +331,7 @@ def figures_of_merit(
     - `gain_by_level`: what extended buys at each level, by the cold start.
 
     Each but `binds`, `waste_level_share` and `erosion` (which has its standard error) has a 95 % interval under its
-    name and `_interval`, of a bootstrap over problems that finds the levels where extended pays anew in every draw; an
+    name and `_interval`, of a bootstrap over problems that finds the levels where extended pays again in every draw; an
     end without bound is None.
 
     Args:
@@ -391,6 +391,8 @@ def figures_of_merit(
     out["share_error_interval"] = [end - budget for end in out["share_interval"] or () if end is not None] or None
     put("relative_cost", drawn(partial(ratio, result.tokens, standard.tokens)))
     out["binds"] = bool(problems.level_share[gain_L > MIN_GAIN].sum() > budget)
+    above = yardsticks.reference.above_random_mix(result.accuracy, result.tokens, seed=seed)
+    put("above_random_mix", above, "its mean cost is outside those of standard only and extended only")
     for name, reference in (("oracle_share", yardsticks.reference), ("oracle_share_own", own_reference)):
         if reference is None:
             put(name, None, "the policy's own forced responses were not sampled")
@@ -455,7 +457,7 @@ def level_oracle_held_out(
         problems: Their levels.
         budget: Largest share of problems answered extended.
         num_splits: Random halvings.
-        seed: Of the halvings.
+        seed: Seed of the halvings.
 
     Returns:
         `[P]` accuracy on responses without a say, and `[P]` share of extended answers.
@@ -512,7 +514,7 @@ def mean_over_seeds(rows: Iterable[Mapping[str, Any]]) -> list[Json]:
 
 
 def _over_seeds(values: Sequence[Any]) -> Any:
-    """Of the seeds' numbers, or name by name; texts are the same for all."""
+    """Combine the seeds' numbers, or tables of them name by name; texts are the same for all."""
     known = [value for value in values if value is not None]
     if not known or isinstance(known[0], str):
         return known[0] if known else None

@@ -46,7 +46,7 @@ def majority_accuracy(
         correct: `[P, S]` whether the answer is right (0 or 1).
         k: Number of votes, 1 to S.
         max_subsets: How many subsets to look at.
-        seed: Of the random orders.
+        seed: Seed of the random orders.
 
     Returns:
         `[P]` expected accuracies.
@@ -404,7 +404,7 @@ def estimate_area(cost: ArrayLike, accuracy: ArrayLike, low: float, high: float,
         accuracy: `[K, P]` its accuracy.
         low: Cost at which the area begins; a draw whose cheapest point costs more begins there, and so at the top.
         high: Cost at which it ends.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
     cost_KP, accuracy_KP = np.asarray(cost, float), np.asarray(accuracy, float)
     if np.isnan(area_under_curve(cost_KP.mean(1), accuracy_KP.mean(1), low, high)):
@@ -435,7 +435,7 @@ def estimate_gain_ratio(
         cost: `[P]` its cost.
         votes: `[K, P]` accuracy of maj@1, maj@2, ...
         vote_cost: `[K, P]` their costs.
-        seed: Of the bootstrap over problems.
+        seed: Seed of the bootstrap over problems.
 
     Example:
         >>> flat = np.ones((1, 40))
@@ -480,12 +480,12 @@ def held_out_choice(
 
     Args:
         responses: All of them; those of `among` with a known cost count.
-        num_problems: Of the report; a note says so where fewer have two responses of every configuration.
+        num_problems: Problems of the report; a note says so where fewer have two responses of every configuration.
         among: Configurations to choose from.
         budgets: Mean costs, as parts of the way from the cheapest to the most expensive configuration.
         notes: Takes what a reader should know.
         num_splits: Random halvings.
-        seed: Of the halvings.
+        seed: Seed of the halvings.
 
     Returns:
         `oracles` (name -> points of its curve), `allocation` (a row per budget), `share_by_level` (of the middle
@@ -499,7 +499,7 @@ def held_out_choice(
     count_PC = np.bincount(p_N * len(among) + c_N, minlength=len(names) * len(among)).reshape(len(names), len(among))
     thick = np.all(count_PC >= 2, axis=1)
     if thick.sum() < 2:
-        notes.append("no held-out allocation: it takes two responses of every configuration to a problem")
+        notes.append("no held-out allocation: it needs two responses of every configuration to a problem")
         return {}
     if not thick.all() or len(names) < num_problems:
         notes.append(f"held-out allocation on {int(thick.sum())} problems with two responses of every configuration")

@@ -293,7 +293,7 @@ def stratified_order(log: PromptLog, seed: int) -> list[Problem]:
 
     Strata are what is known before anything is asked: the values of the columns to show, the logged reward (right,
     partly, wrong, unknown) and the quarter of the prompt's length. Within a stratum the order is by a hash of seed and
-    id; the i-th of its m problems stands at (i + u) / m of the whole, with a u of the stratum's own.
+    id; the i-th of its m problems is at (i + u) / m of the whole, with a u of the stratum's own.
 
     Example:
         >>> problems = [
@@ -327,7 +327,7 @@ def _uniform(seed: int, text: str) -> float:
 def match_logged(
     log: PromptLog, groups: Sequence[str], *, model: str, asked_with: str | None, by_model: bool
 ) -> tuple[dict[str, list[Logged]], list[str]]:
-    """Which logged responses count as responses of the groups that are to be asked, and what to say about it.
+    """Which logged responses count as responses of the groups that will be asked, and what to say about it.
 
     Args:
         log: The log.
@@ -349,10 +349,10 @@ def match_logged(
             said = asked_with or (one.model if by_model else one.response_group)
             name = next((group for group in groups if group.casefold() == said.casefold()), None)
             if not by_model and one.model and not _same_model(one.model, model):
-                why[f"they are of another model than {model}"] += 1
+                why[f"they are of another model, not {model}"] += 1
             elif name is None:
                 silent = f"the log does not say how they were asked (--logged {groups[0]} says so)"
-                why[f"asked with {said!r}, which is none of {', '.join(groups)}" if said else silent] += 1
+                why[f"asked with {said!r}, which is not one of {', '.join(groups)}" if said else silent] += 1
             elif one.tokens is None:
                 why["the log does not say how many tokens they have"] += 1
             else:

@@ -30,9 +30,9 @@ Texts = NDArray[np.object_]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Responses:
-    """Columns, one entry per response; N of them.
+    """A table of N responses, by columns.
 
-    A *configuration* is one way of answering that stands as one row in a report: a policy that chooses by itself, a
+    A *configuration* is one way of answering that is one row in a report: a policy that chooses by itself, a
     response group that was forced, an effort level, a baseline.
 
     Example:
@@ -48,7 +48,7 @@ class Responses:
     tokens: FloatArray
     """Cost of each response, nan where unknown."""
     thinking_tokens: FloatArray
-    """Of the tokens, those of the thinking; nan where unknown."""
+    """The thinking's part of the tokens; nan where unknown."""
     truncated: FloatArray
     """1 where the response was cut off, 0 where it ended by itself, nan where unknown."""
     response_group: Texts
@@ -172,7 +172,7 @@ def read_table(path: Path, configuration: str = "") -> Responses:
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """Sorting key: 2 before 10.
+    """Sorting key that orders numbers by value: 2 before 10.
 
     Example:
         >>> sorted(["level 10", "level 2"], key=natural)

@@ -1,4 +1,4 @@
-"""What a run's folder says beside its responses: what was run, and how share and price moved in training."""
+"""What a run's folder says besides its responses: what was run, and how share and price moved in training."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def trained_policy(model: str) -> Json | None:
 
 
 def policy_and_task(path: Path) -> tuple[Json, str]:
-    """Who answered what in a run's table of responses: the settings that tell policies apart, and the task.
+    """Who answered what in a run's table of responses: the settings that distinguish policies, and the task.
 
-    Of a run of `ibpo eval` by its `eval.json`, of any other by what its store was begun with; a policy that was trained
-    is identified by its run. Empty where nothing is known, as of a table that was copied out of its run.
+    A run of `ibpo eval` says it in `eval.json`, any other run in its store's settings; a policy that was trained
+    is identified by its run. Empty where nothing is known, e.g. for a table that was copied out of its run.
 
     Args:
         path: The run's folder, or the table in it.
@@ -73,7 +73,7 @@ def policy_and_task(path: Path) -> tuple[Json, str]:
     settings = sampled_with(path)
     if isinstance(settings, dict) and settings.get("model"):
         policy = {name: settings.get(name) for name in SAMPLED} | {"forced": bool(settings.get("forced"))}
-        if settings.get("weights"):  # wherever they lie
+        if settings.get("weights"):  # wherever they are stored
             policy["model"] = settings["weights"]
         return policy, str(settings.get("task") or "")
     is_demo = run_tables(path) if path.is_dir() else folder.name == "responses" and "__" in path.name

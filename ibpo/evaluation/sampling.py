@@ -196,10 +196,10 @@ def judge_ways(
     """Read and judge the stored responses: one row each, as `ibpo report` reads them.
 
     A truncated response gets no answer and no reward, and is counted apart. Tokens that the server did not report are
-    unknown, not 0. Thinking tokens are those that the server tells apart (`reasoning_tokens` of its usage), where there
-    is a tokenizer those of the text up to the thought's end. In the column `thought`, a thought without end is `cut`,
-    one behind which nothing stands `unanswered`. `read` reads responses without response group, and later turns that
-    stand. `budget` is the share that the policy was trained to keep where it chooses by itself.
+    unknown, not 0. Thinking tokens are those that the server counts separately (`reasoning_tokens` of its usage), where
+    there is a tokenizer those of the text up to the thought's end. In the column `thought`, a thought without end is
+    `cut`, one that nothing follows is `unanswered`. `read` reads responses without response group, and later turns
+    that stand. `budget` is the share that the policy was trained to keep where it chooses by itself.
     """
     stored = by_key(store)
     rows: list[dict[str, Any]] = []
@@ -282,7 +282,7 @@ def cautions(rows: Sequence[Json], response_groups: Sequence[ResponseGroup]) -> 
             first = ended[0]
             found.append(
                 f"{name}: none of the {len(ended)} responses that ended gives an answer, so its accuracy says nothing "
-                f"of the policy. The first, which begins {first['completion'][:50]!r}: {_reason(first)}"
+                f"about the policy. The first, which begins {first['completion'][:50]!r}: {_reason(first)}"
             )
         for what, said in (("cut", "a thought that was cut"), ("unanswered", "a thought and no answer")):
             if number := sum(row["thought"] == what for row in own):

@@ -18,7 +18,7 @@ from ibpo.runs import Journal
 TEMPLATE_TOKENS = 512
 """What a chat template may add to the messages: headers, a system message of its own."""
 SLACK = 1e-9
-"""Of a limit: sums of decimals round."""
+"""Part of a limit by which it may be passed: sums of decimals round."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,8 +33,8 @@ class Spending:
     """What calls have cost, and what those in flight may cost.
 
     Args:
-        journal: Of all calls in this folder.
-        limits: Of all calls in this folder.
+        journal: Journal of all calls in this folder.
+        limits: Limits of all calls in this folder.
         prices: Response group -> its price; None: no money is counted.
         max_tokens: Most tokens of a completion.
         found: From a call's key to the tokens of its response, if it is stored.
@@ -51,7 +51,7 @@ class Spending:
         self.limits, self.prices, self.max_tokens = limits, prices, max_tokens
         self.money, self.num_calls = 0.0, 0
         self.num_in_flight, self.num_unknown = 0, 0
-        """Calls that were in flight at a kill, and calls without a word on their usage: both charged in full."""
+        """Calls that were in flight at a kill, and calls that report no usage: both charged in full."""
         self._journal = journal
         self._open: dict[int, dict[str, Any]] = {}
         self._next = 0

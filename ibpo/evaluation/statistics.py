@@ -42,6 +42,7 @@ class Estimate:
 
 
 NOTHING = Estimate(value=NAN, stderr=NAN, low=NAN, high=NAN, num_problems=0)
+"""An estimate that does not exist."""
 
 
 def estimate_mean(
@@ -231,8 +232,8 @@ def that_differ(difference_P: ArrayLike) -> tuple[float, float]:
 def unseen_square(difference_P: ArrayLike) -> float:
     r"""How much a problem that was not seen may differ from most, squared, where few of those that were seen do.
 
-    Of `n` problems that differ by the square `s` (`that_differ`), s (1 - 3 n / P), at least 0: of few of them s, and
-    nothing where differences lie as a normal law's do or closer together (n = P / 3), which their variance tells.
+    For `n` problems that differ by the square `s` (`that_differ`), s (1 - 3 n / P), at least 0: for few of them s, and
+    nothing where differences are spread as a normal law's or less (n = P / 3), which their variance tells.
 
     Args:
         difference_P: `[P]` differences of two rates, one for each problem.
@@ -269,7 +270,7 @@ def _widened(found: Estimate, unseen: float) -> Estimate:
 
 
 def _differences(value: ArrayLike, baseline: ArrayLike) -> FloatArray:
-    """Of the problems that both have."""
+    """Differences of the problems that both have."""
     difference_P = np.asarray(value, float) - np.asarray(baseline, float)
     return difference_P[~np.isnan(difference_P)]
 
@@ -308,7 +309,7 @@ def bootstrap(
         statistic: `[D, P]` weights of the problems, each row of sum 1 -> `[D]` values, nan where one does not exist.
         num_problems: P.
         num_draws: D.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         The statistic at equal weights; nan interval where more than one draw in twenty has none. Where all draws are

@@ -291,8 +291,8 @@ def test_a_part_with_nothing_to_choose_is_left_out_aloud(tmp_path):
     ("arguments", "message"),
     [
         (["--budget", "2000"], "--budget 2000: of what? Name it"),
-        (["--budget", "tokens=-3"], "--budget tokens=-3: '-3' is no amount"),
-        (["--budget", "tokens=1/0"], "'1/0' is no amount"),
+        (["--budget", "tokens=-3"], "--budget tokens=-3: '-3' is not an amount"),
+        (["--budget", "tokens=1/0"], "'1/0' is not an amount"),
         (["--budget", "tokens=25%"], "tokens=0.25x is that part of what is spent now, tokens=25%range that part"),
         (["--budget", "medium=30%"], "is named 'medium'; there are high, low, tokens, cost"),
         (["--budget", "money=3"], "the log's cost is 'tokens', no money; give a table of prices with --prices"),

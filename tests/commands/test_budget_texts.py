@@ -38,7 +38,7 @@ TEXTS = {
     "tokens=25%": "a percentage of what?",
     "extended=30": "did you mean extended=30%?",
     "extended": "needs NAME=AMOUNT",
-    "extended=-1": "'-1' is no amount",
+    "extended=-1": "'-1' is not an amount",
     "0.3": "of what? Name it",
     "extended=0.5x": "is of a cost",
 }

@@ -55,8 +55,8 @@ def assert_one_line(result, message):
     [
         (["sample.num_solutoins=3"], "sample.num_solutoins=3: unknown key; did you mean num_solutions?"),
         (["smaple.seed=3"], "--set smaple.seed=3: unknown table; did you mean sample?"),
-        (["budget.extended=0.5"], "stands in recipes of `ibpo train`; run that"),
-        (["sample.engine=vlm"], "--set sample.engine=vlm: 'vlm' is none of transformers, vllm, endpoint"),
+        (["budget.extended=0.5"], "belongs to recipes of `ibpo train`; run that"),
+        (["sample.engine=vlm"], "--set sample.engine=vlm: 'vlm' is not one of transformers, vllm, endpoint"),
         (["sample.engine=endpoint"], "sample.base_url: is needed for engine = 'endpoint'"),
         (["build.alpha=-1"], "build.alpha=-1: must be at least 0, got -1"),
         (["sample.price_prompt=-1"], "sample.price_prompt=-1: must be at least 0, got -1"),
@@ -65,7 +65,7 @@ def assert_one_line(result, message):
         (["data.task=gsm9k"], "cold_start_smoke.toml: data.task: no task 'gsm9k'; did you mean gsm8k?"),
         (
             ["data.judge=code", "data.tests=answer"],
-            "cold_start_smoke.toml: data.judge: a vote compares answers, and programs are told apart by their tests",
+            "cold_start_smoke.toml: data.judge: a vote compares answers, and programs are compared by their tests",
         ),
         (["data.holdout=0"], "data.holdout=0: must be at least 2"),
         (["data.holdout=500", "data.limit=1000"], "data.holdout: 240 problems less 500 held out leave none"),

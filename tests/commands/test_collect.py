@@ -75,7 +75,7 @@ def test_it_stops_where_choosing_pays(tmp_path):
         assert result.exit_code == 0, result.output
         rows, said = read(out)
         num_asked = len(server.requests)
-        assert said["per_problem"] and said["stopped"] == "the interval lies above 0"
+        assert said["per_problem"] and said["stopped"] == "the interval is above 0"
         assert "choose per problem" in result.stdout and said["calls"] == num_asked == len(rows)
         assert num_asked < 60 * 2 * 8  # it did not ask for all that it might have
         levels = Counter(row["level"] for row in rows)
@@ -278,9 +278,9 @@ def test_a_judge_of_ones_own(tmp_path):
         (["--limit", "money=1"], "needs the prices"),
         (["--limit", "money=1", "--prices", "input=1"], "'output'"),
         (["--limit", "calls=9.5"], "--limit calls=9.5: needs a whole number of at least 1"),
-        (["--limit", "calls=9", "--temperature", "inf"], "--temperature inf: is no temperature"),
-        (["--limit", "calls=9", "--judge-command", "nowhere judge.py"], "nowhere: is no program that can be started"),
-        (["--limit", "calls=9", "--logged", "medium"], "none of the response groups"),
+        (["--limit", "calls=9", "--temperature", "inf"], "--temperature inf: is not a temperature"),
+        (["--limit", "calls=9", "--judge-command", "nowhere judge.py"], "nowhere: is not a program that can be"),
+        (["--limit", "calls=9", "--logged", "medium"], "is not one of the response groups"),
         (["--limit", "calls=9", "--columns", "prompt=ask"], "no such column"),
         (["--limit", "calls=9", "--columns", "answer=gold"], "no such column"),
         (["--limit", "calls=9", "--show", "color"], "--show color"),

@@ -52,10 +52,10 @@ def assert_one_line(result, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--experiment", "nonsense"], "--experiment: 'nonsense' is none of thinking, voting, both"),
+        (["--experiment", "nonsense"], "--experiment: 'nonsense' is not one of thinking, voting, both"),
         (["--budget", "extended=1.5"], "--budget extended=1.5: a share is at most 1"),
         (["--budget", "0.5"], "--budget 0.5: of what? Name it: extended=0.5"),
-        (["--budget", "extended=50%", "--budget", "extended=-0.1"], "--budget extended=-0.1: '-0.1' is no amount"),
+        (["--budget", "extended=50%", "--budget", "extended=-0.1"], "--budget extended=-0.1: '-0.1' is not an amount"),
         (["--budget", "standard=50%"], "no response group is named 'standard'; there are extended"),
         (["--budget", "tokens=50"], "--budget tokens=50: the demo's budgets are largest shares of extended reasoning"),
     ],
@@ -157,5 +157,13 @@ def test_a_quick_run_goes_on_after_an_interruption_and_leaves_its_page(tmp_path)
         assert row["experiment"] == "thinking" and row["seed"] == 0 and row["num_problems"] == 600
         assert 0 <= row["accuracy"] <= 1 and 0 <= row["extended_share"] <= 1
     assert {row["budget"] for row in rows} == {None, 0.5}
+    data = json.loads((directory / "report.json").read_text())
+    assert data["answer"].startswith(data["parts"]["thinking"]["lead"]["text"])
+    said, verdict = data["answer"].splitlines(), data["parts"]["thinking"]["lead"]["verdict"]
+    assert said[1].startswith("A quick run") and verdict in ("gain", "loss", "no conclusion")
+    gain = data["parts"]["thinking"]["lead"]["gain"]
+    assert (verdict == "gain") == (gain["low"] > 0) and (verdict == "loss") == (gain["high"] < 0)
+    markdown = (directory / "report.md").read_text()
+    assert all(line in stdout and line in markdown for line in said)
     for name in ("report.html", "frontier.png", "share_by_level.png", "merits.json"):
         assert (directory / name).stat().st_size > 0

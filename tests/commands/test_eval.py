@@ -113,7 +113,7 @@ def test_a_second_evaluation_of_one_folder_leaves_with_one_line(task, tmp_path):
     """Two that sample into one folder stored every response twice, under one key."""
     out = tmp_path / "run"
     with serving() as (url, answered, _), working_in(out):
-        assert_one_line(run(task, url, out), f"{out}: another process of ibpo works in it; wait until it has ended")
+        assert_one_line(run(task, url, out), f"{out}: another process of ibpo is using it; wait until it has ended")
     assert not answered and not out.exists()
 
 
@@ -168,7 +168,7 @@ def test_responses_to_edited_problems_are_not_taken_for_answers(task, tmp_path):
         assert run(task, url, out).exit_code == 0
         task.write_text(task.read_text().replace('"7 + 1 ="', '"8 + 1 ="'))
         edited = run(task, url, out)
-        assert_one_line(edited, "problem p7 was asked in other words")
+        assert_one_line(edited, "problem p7 was asked differently")
         assert sum(answered.values()) == TOTAL
         task.write_text(task.read_text().replace('"8 + 1 =", "answer": 8', '"7 + 1 =", "answer": 99'))
         assert run(task, url, out).exit_code == 0  # another answer to the same prompt is judged anew
@@ -184,14 +184,14 @@ def test_responses_to_another_wording_are_not_taken_for_answers(task, tmp_path, 
     """A free choice and a bare prompt are both asked for without a response group."""
     with serving() as (url, _, _):
         assert run(task, url, tmp_path / "run", *before).exit_code == 0
-        assert_one_line(run(task, url, tmp_path / "run", *after), "was asked in other words")
+        assert_one_line(run(task, url, tmp_path / "run", *after), "was asked differently")
 
 
 def test_another_server_is_another_evaluation(task, tmp_path):
     with serving() as (url, _, _):
         assert run(task, url, tmp_path / "run").exit_code == 0
     with serving() as (url, _, _):
-        assert_one_line(run(task, url, tmp_path / "run"), "was begun with other settings (base_url differ)")
+        assert_one_line(run(task, url, tmp_path / "run"), "was started with other settings (base_url differ)")
 
 
 def test_a_policy_trained_again_into_the_same_folder_is_another_one(tmp_path):
@@ -364,7 +364,7 @@ def test_where_a_later_turn_is_cut_or_fails_the_first_response_stands_at_its_ful
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--also", "two-turn"], "--also two-turn: is none of chooses, two-turns, refine, debate"),
+        (["--also", "two-turn"], "--also two-turn: is not one of chooses, two-turns, refine, debate"),
         (["--also", "refine:standart", "--response-group", "standard"], "--also refine:standart: no such"),
         (["--also", "debate", "--num-responses", "1"], "--also debate: compares two responses"),
         (
@@ -400,7 +400,7 @@ def test_more_responses_are_added_to_those_that_are_there(task, tmp_path):
         assert_whole(tmp_path / "run")
         assert sum(answered.values()) == TOTAL
         other = run(task, url, tmp_path / "run", "--temperature", 0.5)
-    assert_one_line(other, "was begun with other settings (temperature differ)")
+    assert_one_line(other, "was started with other settings (temperature differ)")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -472,10 +472,10 @@ def test_a_local_model_keeps_the_samplers_contract_and_answers_greedily(tmp_path
     [
         (
             ["--set", "data.judge=maths"],
-            "--set data.judge=maths: 'maths' is none of math, exact, code, llm",
+            "--set data.judge=maths: 'maths' is not one of math, exact, code, llm",
         ),
         (["--response-group", "cott"], "--response-group cott: no such response group"),
-        (["--temperature", "inf"], "--temperature inf: is no temperature"),
+        (["--temperature", "inf"], "--temperature inf: is not a temperature"),
         (["--also", "chooses"], "--also chooses: "),
         (["--engine", "api_key_file=/absent"], "--engine api_key_file: /absent: cannot be read"),
     ],
@@ -504,7 +504,7 @@ def test_a_full_disk_is_said_and_a_rerun_goes_on(task, tmp_path):
         process = spawn(task, url, out, "--engine", "num_concurrent=2", preexec_fn=limit)
         _, stderr = process.communicate(timeout=280)
         assert process.returncode == 2, stderr
-        assert "cannot be written" in stderr and "make room and run the same again" in stderr
+        assert "cannot be written" in stderr and "make room and run the same command again" in stderr
         assert "Traceback" not in stderr
         stored = (out / "rollouts.jsonl").read_text()
         assert stored.endswith("\n") and len(stored) <= 5000  # whole lines only
@@ -772,7 +772,7 @@ def test_the_report_of_a_run_that_did_not_end_says_so(tmp_path):
     result = CliRunner().invoke(app, failed)
     assert result.exit_code and "exceed the model's 1024 positions" in result.output
     told = CliRunner().invoke(app, ["report", str(run), "--out", str(tmp_path / "page")])
-    assert "is a run of ibpo eval that has not come to its end" in told.output
+    assert "is a run of ibpo eval that has not ended" in told.output
 
 
 def test_a_system_message_stands_in_front_of_every_problem(task, tmp_path):

@@ -69,7 +69,7 @@ def test_right_programs_score_1_and_wrong_ones_0(name, group, tmp_path):
 def test_groups_that_give_no_program_are_refused_before_sampling(tmp_path):
     recipe = tmp_path / "recipe.toml"
     for answer, more, said in [
-        ("boxed", ["--response-group", str(recipe)], "response_group.standard.answer: 'boxed' reads no program"),
+        ("boxed", ["--response-group", str(recipe)], "response_group.standard.answer: 'boxed' does not read programs"),
         ("code", ["--response-group", "debate"], "debate: compares boxed answers, and programs are none; take one of"),
         ("code", ["--also", "two-turns"], "--also two-turns: it asks for a boxed answer"),
     ]:

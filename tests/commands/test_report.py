@@ -384,13 +384,15 @@ def test_the_first_lines_say_what_to_do(page, tmp_path):
     assert first.startswith("At half of today's tokens: ") and "% of today's" in first
     assert re.search(r"goes to \d+ of 24 problems; by level, .* more than low: 2: \d+%", wants)
     text = (page / "report.md").read_text()
-    assert text.index(first) < text.index("low is right on")
+    data = json.loads((page / "report.json").read_text())
+    assert data["answer"] == data["parts"][""]["lead"]["text"] and text.index("low is right on") < text.index(first)
     made = [{**row, "effort": "low"} for row in rows()]
     file = tmp_path / "one.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
     assert run(file, "--out", tmp_path / "one", "--num-splits", 2).exit_code == 0
     [only] = json.loads((tmp_path / "one" / "report.json").read_text())["parts"][""]["first_words"]
     assert only == "What half of the tokens would buy is not known: it takes two ways of answering to choose."
+    assert (tmp_path / "one" / "report.md").read_text().splitlines()[2].startswith("No conclusion on choosing")
     demo_run(tmp_path / "demo")
     assert run(tmp_path / "demo", "--num-splits", 2).exit_code == 0
     [part] = json.loads((tmp_path / "demo" / "report.json").read_text())["parts"].values()
@@ -463,6 +465,32 @@ def test_a_misspelt_configuration_beside_a_right_one_is_said(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
     result = run(file, "--only", "low", "--only", "hihg", "--out", tmp_path / "out")
     assert result.exit_code == 2 and "--only hihg: no such configuration; there are low, high" in result.stderr
+
+
+def test_of_many_configurations_twelve_are_shown_first(tmp_path):
+    """The standard one, the most expensive one and the policy among them; all stand behind a fold, also on GitHub."""
+    made = [
+        one_row(problem_id=f"p{p}", configuration=f"c{i:02}", tokens=10 * (i + 1), response_group="standard", number=0)
+        | {"correct": int((p + i) % 3 == 0)}
+        for i in range(14)
+        for p in range(8)
+    ]
+    made += [
+        row | {"configuration": "policy", "budget": 0.5, "tokens": 75} for row in made if row["configuration"] == "c00"
+    ]
+    made += [row | {"response_group": "extended", "number": 1} for row in made if row["configuration"] == "policy"]
+    data = reported(tmp_path, made)
+    assert len(data["parts"][""]["configurations"]) == 15
+    text = (tmp_path / "page" / "report.md").read_text()
+    first, _, folded = text.partition("<details><summary>All configurations (15)</summary>\n\n| Configuration |")
+    shown = [line.split(" | ")[0][2:] for line in first.splitlines() if line.startswith("| ")][2:]
+    assert "12 of 15 configurations" in first
+    assert len(shown) == 12 and {"c00", "c13", "policy"} <= set(shown) and "Shown first: c00" in first
+    rows_of = [line.split(" | ")[0][2:] for line in folded.partition("</details>")[0].splitlines()[2:] if line]
+    assert len(rows_of) == 15 and set(shown) < set(rows_of)
+    html = (tmp_path / "page" / "report.html").read_text()
+    assert "<summary>All configurations (15)</summary>" in html and 'id="p0-t1-all"' in html
+    assert "It shows the 12 of 15 configurations that the table shows first." in html
 
 
 def evaluated(folder, model, right, budget=None):

@@ -209,12 +209,12 @@ def test_the_smoke_recipe_runs_unchanged(tmp_path, monkeypatch):
         (["data.judge=code"], "names no column with tests, which judging programs needs"),
         (
             ["data.judge=code", "data.tests=answer", "response_group.extended.answer=boxed"],
-            "gsm8k_smoke.toml: response_group.extended.answer: 'boxed' reads no program",
+            "gsm8k_smoke.toml: response_group.extended.answer: 'boxed' does not read programs",
         ),
         (["data.task=gsm9k"], "gsm8k_smoke.toml: data.task: no task 'gsm9k'; did you mean gsm8k?"),
-        (["constraints.format=true"], "gsm8k_smoke.toml: constraints.format: response group 'extended' is no shipped"),
+        (["constraints.format=true"], "gsm8k_smoke.toml: constraints.format: response group 'extended' is not a"),
         (["trl.max_steps=1"], "trl.max_steps: is set by train.steps"),
-        (["trl.anchor_share=0.5"], "trl.anchor_share: is called kl_share now; write that"),
+        (["trl.anchor_share=0.5"], "trl.anchor_share: is now called kl_share; write that"),
         (["trl.loss_type=grpo"], "gsm8k_smoke.toml: trl: IBPOConfig: loss_type must be dr_grpo"),
         (["trl.gradient_accumulation_steps=3"], "must divide the 16 rollouts of a step, got 3"),
         (["train.max_completion_length=1000"], "train.max_completion_length: 1000 tokens after the"),
@@ -241,9 +241,9 @@ def test_bad_models(model, tmp_path, monkeypatch):
     try_model("holds no weights", model=None)
     try_model("the weights cannot be loaded", model=(model / "model.safetensors").read_bytes()[:5000])
     try_model("copy the model again", config=b"{")
-    try_model("is no causal language model", config=json.dumps({**config, "architectures": ["LlamaModel"]}).encode())
+    try_model("is not a causal language model", config=json.dumps({**config, "architectures": ["LlamaModel"]}).encode())
     try_model("weights are missing", config=json.dumps({**config, "num_hidden_layers": 3}).encode())
-    try_model("needs code of its own", config=b'{"model_type": "x", "auto_map": {"AutoConfig": "x.X"}}')
+    try_model("needs its own code", config=b'{"model_type": "x", "auto_map": {"AutoConfig": "x.X"}}')
     try_model("the tokenizer cannot be loaded", tokenizer=b"{")
     (tmp_path / "file").write_text("")
     assert_one_line(run(*options(tmp_path / "file", tmp_path / "run")), "is a file; name the model's folder")
@@ -327,7 +327,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(model, tmp_pat
             path.write_bytes(damaged)
             result = run(*arguments)
             assert_one_line(result, f"{path}: is damaged: ")
-            assert f"remove {last} and run the same again: it goes on from checkpoint-3" in result.stderr
+            assert f"remove {last} and run the same command again: it continues from checkpoint-3" in result.stderr
         path.write_bytes(data)
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         data = (last / name).read_bytes()
@@ -339,7 +339,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(model, tmp_pat
         (last / name).write_bytes(wrong)
         result = run(*arguments)
         assert result.exit_code == 2, result.output
-        assert f"error: {last}: is no state of this training (" in result.stderr
+        assert f"error: {last}: is not a state of this training (" in result.stderr
         (last / name).write_bytes(data)
     (out / "metrics.jsonl").write_bytes(
         b"\xff\n[]\n{}\n" + b"[" * 100_000 + b"\n" + (out / "metrics.jsonl").read_bytes()

@@ -87,7 +87,7 @@ def test_runs_on_different_data_are_not_compared(tmp_path):
     rows = [json.loads(line) for line in file.open()]
     rows[3]["doc_hash"] = "0" * 64
     write(file, rows)
-    with pytest.raises(IbpoError, match=r"problem 3 is another one than at .*line 4; compare runs on the same"):
+    with pytest.raises(IbpoError, match=r"problem 3 differs from the one at .*line 4; compare runs on the same"):
         import_responses([("", LM_EVAL), ("", other)], EXACT)
 
 
@@ -362,7 +362,7 @@ def test_a_budget_is_a_share(tmp_path):
     found = read(write(tmp_path / "a.jsonl", rows)).parts[""].budget.tolist()
     assert found[:3] == [0.5, 0.5, 0.5] and found[3] != found[3]
     for wrong in (50, "120%"):
-        with pytest.raises(IbpoError, match=r"column 'budget': .* is no share of the responses; write a number from 0"):
+        with pytest.raises(IbpoError, match=r"column 'budget': .* is not a share of the responses; write a number"):
             read(write(tmp_path / "b.jsonl", [row(budget=wrong)]))
 
 
@@ -381,7 +381,7 @@ def test_a_file_that_is_given_twice_counts_once(tmp_path):
         found = import_responses([("", path) for path in paths])
         assert len(found.parts[""]) == number
         assert any(
-            note.startswith("passed over, for it is a copy of ") and note.endswith(f": {said}") for note in found.notes
+            note.startswith("skipped, because it is a copy of ") and note.endswith(f": {said}") for note in found.notes
         )
     # Under two names they are two configurations; other responses to the same problems are more.
     assert ways_of(("x", plain), ("y", copy)) == {"": {"x": 3, "y": 3}}
@@ -449,7 +449,7 @@ def test_equal_ids_of_other_prompts_are_refused(tmp_path, has_settings):
         for run in runs:
             (run / "eval.json").unlink()
     said = (
-        r"b.responses\.jsonl, line 1: problem p0 is another one than at .*a.responses\.jsonl, line 1; compare runs on"
+        r"b.responses\.jsonl, line 1: problem p0 differs from the one at .*a.responses\.jsonl, line 1; compare runs on"
     )
     with pytest.raises(IbpoError, match=said):
         import_responses([("", run) for run in runs])
@@ -463,7 +463,7 @@ def test_tables_without_their_run_are_pooled_and_said(tmp_path):
     (runs[1] / "eval.json").unlink()
     found = import_responses([("", run) for run in runs])
     assert found.parts[""].configurations == ["responses"]
-    assert any(note.startswith("not known of which model: ") and str(runs[1]) in note for note in found.notes)
+    assert any(note.startswith("the model is not known: ") and str(runs[1]) in note for note in found.notes)
     (runs[1] / "config.toml").write_text("")  # a policy that was trained there
     assert set(ways_of(*runs)[""]) == {"a: responses", "b: responses"}
     (runs[1] / "config.toml").unlink()

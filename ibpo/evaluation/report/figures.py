@@ -1,6 +1,6 @@
 """Figures of a page: accuracy against cost, who got the budget, whether it was kept, training; each also in words.
 
-Of one comparison (`ibpo.evaluation.comparison.compare`), and of the methods of a demo or of baselines, means over seeds
+They show a comparison (`ibpo.evaluation.comparison.compare`), or the methods of a demo or of baselines as means
 (`ibpo.evaluation.methods`).
 """
 
@@ -9,37 +9,50 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ibpo.budget import cost_text
 from ibpo.errors import printable
+from ibpo.evaluation.axes import Label, cost_axis, finish
 from ibpo.evaluation.methods import mean_over_seeds
-from ibpo.evaluation.report.tables import percent, points
+from ibpo.evaluation.report.tables import families, percent, points
 from ibpo.evaluation.statistics import rate_interval
 
 INK, PAPER, FAINT = "#1f2329", "#fefefd", "#7d838a"
 """Text and axes; background; guides. The report replaces the first two to follow the reader's light or dark theme."""
-# Okabe and Ito's palette, which readers with any kind of colour blindness can tell apart; markers differ as well.
+# Okabe and Ito's palette: readers with any kind of colour blindness can distinguish it; markers differ as well.
 SKY, BLUE, GREEN, ORANGE, VERMILLION, PURPLE = "#56b4e9", "#0072b2", "#009e73", "#e69f00", "#d55e00", "#cc79a7"
-BUDGET_COLOURS = (SKY, ORANGE, PURPLE, GREEN, BLUE, VERMILLION)
+BUDGET_COLOURS = (BLUE, VERMILLION, PURPLE, ORANGE, SKY, GREEN)
+"""The darker ones first: lines that have no marks must be seen on white."""
 MARKERS = "osD^vPhX*<>p"
-PANEL = (5.4, 4.3)
+PANEL = (4.9, 3.7)
+"""Inches: on a phone of 360 pixels a point of the text is then a pixel."""
+LEGEND_LINE = 0.19
+WIDE = 25.0
+"""Costs of methods that span so many times have a logarithmic axis; mixtures are straight lines on a linear one."""
+MOST_DRAWN = {"levels": 6, "votes": 3}
+"""Lines by level, and curves of votes, that a reader can still distinguish."""
+MAX_NAME = 44
+"""Characters of a name in one line of a legend."""
 STYLE: Any = {
-    "font.size": 11,
+    "font.size": 10,
     "axes.edgecolor": INK,
     "axes.facecolor": "none",
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
-    "axes.titlesize": 12,
+    "axes.titlesize": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.facecolor": PAPER,
@@ -65,23 +78,7 @@ POINTS: dict[str, dict[str, Any]] = {
     "IBPO calibrated": {"color": VERMILLION, "marker": "P", "markersize": 8.5},
 }
 SHAPES = "<>*Xdp8H"
-"""Of the other baselines; none of those above, and none of the votes'."""
-DRAWN_OTHERWISE = ("random mix", "oracle by level", "self-consistency", "IBPO forced", "RAFT forced")
-
-
-def families(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Other baselines, their strengths brought together: the method's name up to its comma or number.
-
-    Example:
-        >>> families({"method": name} for name in ("GRPO", "ASV-SFT-0.5", "ASV-SFT-1", "random mix")).keys()
-        dict_keys(['GRPO', 'ASV-SFT'])
-    """
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["method"] not in POINTS and not row["method"].startswith(DRAWN_OTHERWISE):
-            name = re.sub(r",? ?-?[0-9.]+$", "", row["method"])
-            found.setdefault(name, []).append(row)
-    return found
+"""Markers of the other baselines; none of those above, and none of the votes'."""
 
 
 def plot_frontier(rows: Iterable[Row], out: Out, titles: Mapping[str, str] | None = None) -> None:
@@ -96,7 +93,7 @@ def plot_frontier(rows: Iterable[Row], out: Out, titles: Mapping[str, str] | Non
     """
     merged = mean_over_seeds(rows)
 
-    def draw(axes: Axes, experiment: str) -> None:
+    def draw(axes: Axes, experiment: str) -> Sequence[Label]:
         own = [row for row in merged if row["experiment"] == experiment]
         anchors = [row for row in own if row["method"] in ("standard only", "extended only")]
         others = [row for row in own if "self-consistency" not in row["method"]]
@@ -123,18 +120,20 @@ def plot_frontier(rows: Iterable[Row], out: Out, titles: Mapping[str, str] | Non
             label = name.replace("self-consistency", "votes")
             _curve(axes, family, label, linewidth=0.8, zorder=2, **_family_style(i))
         for method, style in POINTS.items():
-            label = method + " (its q+ beside it)" * (method == "IBPO calibrated")
+            label = method + " (q+)" * (method == "IBPO calibrated")
             same = [row for row in own if row["method"] == method]
             _curve(axes, same, label, **{"linestyle": "", "capsize": 3, "elinewidth": 1.2, "zorder": 3} | style)
-        for i, row in enumerate(row for row in own if row["method"] == "IBPO calibrated"):
-            # On either side in turn: where the budget has slack, two policies cost nearly the same.
-            label, where = f"{row['budget']:.0%}", (row["relative_cost"], row["accuracy"])
-            offset, side = ((7, 5), "left") if i % 2 == 0 else ((-7, 5), "right")
-            axes.annotate(label, where, offset, textcoords="offset points", fontsize=9.5, color=INK, ha=side)
-        axes.set_xlim(left=min(0.9, *(row["relative_cost"] for row in others)), right=right)
+        least = min(row["relative_cost"] for row in others)
+        cost_axis(axes, [least, right], "×", log_from=WIDE)
+        axes.set_xlim(left=min(0.9, 0.9 * least), right=right)
         axes.set_xlabel("Cost (mean tokens, × one standard response)")
         axes.set_ylabel("Accuracy on unseen problems")
         axes.yaxis.set_major_formatter(_in_percent())
+        return [
+            Label(text=f"{row['budget']:.0%}", x=row["relative_cost"], y=row["accuracy"], colour=INK)
+            for row in own
+            if row["method"] == "IBPO calibrated"
+        ]
 
     _panels([row["experiment"] for row in merged], draw, out, titles)
 
@@ -142,7 +141,7 @@ def plot_frontier(rows: Iterable[Row], out: Out, titles: Mapping[str, str] | Non
 def plot_share_by_level(rows: Iterable[Row], out: Out, titles: Mapping[str, str] | None = None) -> None:
     """Who got the budget: extended share by level (bars) over what extended responses gain there (outline).
 
-    Of the calibrated policies where there are any, else of the sampled ones; means over seeds.
+    It shows the calibrated policies where there are any, else the sampled ones; means over seeds.
     """
     merged = mean_over_seeds(rows)
 
@@ -160,12 +159,10 @@ def plot_share_by_level(rows: Iterable[Row], out: Out, titles: Mapping[str, str]
             share = [row["share_by_level"][name] for name in levels]
             colour = BUDGET_COLOURS[i % len(BUDGET_COLOURS)]
             label = f"share, {method.removeprefix('IBPO ')}, q+ = {row['budget']:.0%}"
-            axes.bar(place, share, 0.9 * width, color=colour, label=label, zorder=0)
+            style: dict[str, Any] = {"color": colour, "edgecolor": INK, "linewidth": 0.5}
+            axes.bar(place, share, 0.9 * width, label=label, zorder=0, **style)
         axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set_xticks(range(len(levels)), [*map(_shown, levels)])
-        axes.set_xlabel("Level")
-        axes.set_ylabel("Extended share; gain of accuracy")
-        axes.yaxis.set_major_formatter(_in_percent())
+        _level_axes(axes, levels, "Extended share; gain of accuracy")
 
     _panels([row["experiment"] for row in merged], draw, out, titles)
 
@@ -188,10 +185,14 @@ def plot_training(steps: Sequence[Mapping[str, Any]], out: Out) -> None:
             old = axes.get_legend_handles_labels()[1]
             label = f"q+ = {q:.0%}"
             steps_x, value = [row["step"] for row in own], [row[key] for row in own]
-            axes.plot(steps_x, value, color=colours[q], linewidth=1.4, label=None if label in old else label)
+            style = {"color": colours[q], "linewidth": 1.4, "linestyle": ("-", "-.", (0, (6, 1)))[budgets.index(q) % 3]}
+            axes.plot(steps_x, value, label=None if label in old else label, **style)
         for q in budgets if key == "share" else ():
             axes.axhline(q, color=colours[q], linestyle="--", linewidth=1)
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if key == "share":
+            axes.yaxis.set_major_formatter(_in_percent())
         axes.set_xlabel("Step")
 
     _panels(["Share", "Price"], draw, out, {"Share": "Extended share while training", "Price": "Price of the budget"})
@@ -207,17 +208,18 @@ def _family_style(i: int) -> dict[str, Any]:
     return {"color": color, "marker": SHAPES[i % len(SHAPES)], **inside}
 
 
-def _curve(axes: Axes, rows: Sequence[Row], label: str, **style: Any) -> None:
+def _curve(axes: Axes, rows: Sequence[Json], label: str, **style: Any) -> None:
     """Rows by their cost: with a marker each has its 95 % interval."""
     ordered = sorted(rows, key=lambda row: row["relative_cost"])
     cost = [row["relative_cost"] for row in ordered]
     if ordered and style.get("marker"):
         _errorbar(axes, cost, map(_estimate, ordered), label=label, **({"elinewidth": 0.7} | style))
-    elif ordered:
-        axes.plot(cost, [row["accuracy"] for row in ordered], label=label, **style)
+    elif ordered:  # mixtures of neighbours: curves on a logarithmic axis
+        at = np.unique(np.concatenate([cost, np.linspace(cost[0], cost[-1], 200)]))
+        axes.plot(at, np.interp(at, cost, [row["accuracy"] for row in ordered]), label=label, **style)
 
 
-def _estimate(row: Row) -> Json:
+def _estimate(row: Json) -> Json:
     """The accuracy of a row with its 95 % interval."""
     low, high = rate_interval(row["accuracy"], row["stderr"], row["num_problems"])
     return {"value": row["accuracy"], "low": low, "high": high}
@@ -248,19 +250,25 @@ def _fitting(labels: Sequence[str], most: int, inches: float) -> int:
     """Columns of a legend that fit; labels fill them one after the other.
 
     Example:
-        >>> _fitting(["GRPO"] * 8, 4, 10.8), _fitting(["adaptive votes (pretrained), consensus"] * 8, 4, 10.8)
-        (4, 3)
+        >>> _fitting(["GRPO"] * 8, 4, 9.8), _fitting(["adaptive votes (pretrained), consensus"] * 8, 4, 9.8)
+        (4, 2)
     """
     for columns in range(most, 1, -1):
         lines = -(-len(labels) // columns)
-        widths = [0.6 + 0.075 * max(map(len, labels[i : i + lines])) for i in range(0, len(labels), lines)]
+        widths = [0.65 + 0.07 * max(map(len, labels[i : i + lines])) for i in range(0, len(labels), lines)]
         if sum(widths) <= inches:
             return columns
     return 1
 
 
+def _wrapped(name: str, width: int = MAX_NAME) -> str:
+    """A long name in lines, a very long one cut."""
+    lines = wrap(name, width, max_lines=3, placeholder=" …", break_on_hyphens=False)
+    return "\n".join(lines) if len(name) > width else name
+
+
 def _shown(name: str) -> str:
-    r"""A name in a figure: legends leave out what begins with an underscore, and SVG bears no control characters.
+    r"""A name in a figure: legends leave out what begins with an underscore, and SVG holds no control characters.
 
     Example:
         >>> _shown("a\nb"), _shown("_a")
@@ -271,7 +279,7 @@ def _shown(name: str) -> str:
 
 def _panels(
     names: Iterable[str],
-    draw: Callable[[Axes, str], None],
+    draw: Callable[[Axes, str], Sequence[Label] | None],
     out: Out,
     titles: Mapping[str, str] | None = None,
 ) -> None:
@@ -280,49 +288,52 @@ def _panels(
     if not panels:
         raise ValueError("nothing to plot")
     with rc_context(STYLE):
-        width = PANEL[0] * max(len(panels), 1.2)
-        figure = Figure(figsize=(width, PANEL[1] + 0.5), layout="constrained")
+        width = PANEL[0] * len(panels)
+        figure = Figure(figsize=(width, PANEL[1]), layout="constrained", dpi=220)
+        FigureCanvasAgg(figure)
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         labelled: dict[str, Any] = {}
+        placed: list[tuple[Any, Sequence[Label]]] = []
         for axes, name in zip(grid, panels, strict=True):
-            draw(axes, name)
-            axes.set_title((titles or {}).get(name, name), loc="left")
+            placed.append((axes, draw(axes, name) or ()))
+            if title := (titles or {}).get(name, name):
+                axes.set_title(_wrapped(title), loc="left")
             handles, labels = axes.get_legend_handles_labels()
-            labelled = dict(zip(labels, handles, strict=True)) | labelled
-        columns = _fitting(list(labelled), 2 if len(panels) == 1 else 4, figure.get_figwidth())
-        # Room for a long legend, which would be taken from the panels.
-        lines = -(-len(labelled) // columns)
-        if lines > 5:
-            width = max(1.35 * PANEL[0], width)
-            figure.set_size_inches(width, PANEL[1] + 0.5 + 0.22 * (lines - 5))
+            labelled = dict(zip(map(_wrapped, labels), handles, strict=True)) | labelled
         if labelled:
-            figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize=10)
+            columns = _fitting(list(labelled), 2 if len(panels) == 1 else 4, width)
+            # Room for the legend, which would be taken from the panels.
+            lines = -(-sum(1 + label.count("\n") for label in labelled) // columns)
+            figure.set_size_inches(width, PANEL[1] + LEGEND_LINE * lines)
+            figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, fontsize=9)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing")  # a browser has them, for the SVG
-            figure.set_dpi(160)
             # Not `savefig`, which draws everything once more before; and where everything stands is found once.
+            finish(figure, placed)
+            figure.set_layout_engine("none")
             for one in [out] if isinstance(out, Path) else out:
                 if one.suffix == ".svg":
                     FigureCanvasSVG(figure).print_svg(one, metadata={"Date": None})
                 else:
                     FigureCanvasAgg(figure).print_png(one)
-                figure.set_layout_engine("none")
 
 
 def plot_tradeoff(part: Json, out: Out) -> None:
     """Accuracy against mean cost of every configuration, 95 % intervals, beside random mix, votes and allocations."""
-    rows = part["configurations"]
+    rows, places = part["configurations"], _places(part)
 
     def draw(axes: Axes, _: str) -> None:
         most_expensive = max(row["cost"]["value"] for row in rows)
         mix = part["mix"]
         if mix:
             cost = [point["cost"] for point in mix]
-            line, best = [p["line"] for p in mix], [p["best"] for p in mix]
-            label = "random mix, cheapest and most expensive"
-            axes.plot(cost, line, color=FAINT, linewidth=1.4, label=label)
+            # Straight lines in the cost, on an axis that may be logarithmic.
+            inner = np.geomspace(cost[0], cost[-1], 200) if cost[0] > 0 else np.linspace(cost[0], cost[-1], 200)
+            at = np.unique(np.concatenate([cost, inner]))
+            line, best = (np.interp(at, cost, [p[key] for p in mix]) for key in ("line", "best"))
+            axes.plot(at, line, color=FAINT, linewidth=1.4, label="random mix, both ends")
             if any(p["best"] > p["line"] + 1e-9 for p in mix):
-                axes.plot(cost, best, color=FAINT, linestyle=":", linewidth=1.6, label="best random mix")
+                axes.plot(at, best, color=FAINT, linestyle=":", linewidth=1.6, label="best random mix")
         for name, colour, dashes in (("by problem", GREEN, (5, 2)), ("by level", ORANGE, (2, 2))):
             curve = sorted(part["oracles"].get(name, []), key=lambda p: p["cost"])
             if curve:
@@ -330,7 +341,8 @@ def plot_tradeoff(part: Json, out: Out) -> None:
                 values = [p | {"value": p["accuracy"]} for p in curve]
                 label = f"allocated {name}, held out"
                 _errorbar(axes, [p["cost"] for p in curve], values, capsize=2, label=label, zorder=2, **style)
-        for i, (name, curve) in enumerate(part["votes"].items()):
+        for name, curve in part["votes"].items():
+            i = places[name]
             inside = [p for p in curve if p["cost"] <= 1.15 * most_expensive]
             if len(inside) > 1:
                 style = {"color": _colour(i), "alpha": 0.75, "linestyle": "-.", "linewidth": 1.2, "elinewidth": 0.7}
@@ -340,18 +352,13 @@ def plot_tradeoff(part: Json, out: Out) -> None:
                     f"votes (maj@k), {name}",
                 )
                 _errorbar(axes, cost, values, marker="|", markersize=6, label=label, **style)
-        for i, row in enumerate(rows):
+        for row in rows:
+            i = places[row["name"]]
             style = {"linestyle": "", "marker": MARKERS[i % len(MARKERS)], "markersize": 8, "markeredgecolor": INK}
             style |= {"color": _colour(i), "capsize": 3, "markeredgewidth": 0.7, "elinewidth": 1.2, "zorder": 4}
             accuracy, across = row["numbers"]["overall"]["all"]["pass@1"], _reach([row["cost"]])
             _errorbar(axes, [row["cost"]["value"]], [accuracy], xerr=across, label=_shown(row["name"]), **style)
-        cheapest = min(row["cost"]["value"] for row in rows)
-        if most_expensive > 8 * cheapest > 0:
-            axes.set_xscale("log")
-            # Of its own accord the axis labels minor ticks where it spans little more than a decade, as mathematics.
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 10 else f"{x:g}"))
+        cost_axis(axes, [row["cost"]["value"] for row in rows])
         axes.set_xlabel(f"Cost (mean {part['cost_unit']} per response)")
         axes.set_ylabel("Accuracy (pass@1)")
         axes.yaxis.set_major_formatter(_in_percent())
@@ -377,12 +384,15 @@ def by_level(rows: Sequence[Json], levels: Sequence[str], metric: str) -> dict[s
     }
 
 
-def plot_by_level(values: Mapping[str, Mapping[str, Json]], levels: Sequence[str], what: str, out: Out) -> None:
+def plot_by_level(
+    part: Json, values: Mapping[str, Mapping[str, Json]], levels: Sequence[str], what: str, out: Out
+) -> None:
     """A metric of some configurations by level, with 95 % intervals; `values` as from `by_level`."""
+    places = _places(part)
 
     def draw(axes: Axes, _: str) -> None:
-        for i, (name, known) in enumerate(values.items()):
-            shift = 0.5 * ((i + 0.5) / len(values) - 0.5)
+        for number, (name, known) in enumerate(values.items()):
+            i, shift = places[name], 0.5 * ((number + 0.5) / len(values) - 0.5)
             style = {"color": _colour(i), "linestyle": "-", "linewidth": 0.9, "marker": MARKERS[i % len(MARKERS)]}
             style |= {"markeredgecolor": INK, "markeredgewidth": 0.6, "capsize": 2, "label": _shown(name)}
             _errorbar(axes, [levels.index(level) + shift for level in known], known.values(), **style)
@@ -403,7 +413,7 @@ def plot_shares(part: Json, out: Out) -> None:
             if name in part["among"]:
                 style: dict[str, Any] = {
                     "color": _colour(i),
-                    "hatch": ("", "//", "..", "xx", "\\\\", "++")[i % 6],
+                    "hatch": ("", "//", "..", "xx", "\\\\", "++")[(i + i // 6) % 6],
                     "edgecolor": INK,
                 }
                 axes.bar(range(len(levels)), height, 0.75, bottom, linewidth=0.6, label=_shown(name), **style)
@@ -437,8 +447,12 @@ def plot_kept(rows: Sequence[Json], out: Out) -> None:
             y = [places[_kept_label(row)] + 0.25 for row in known]
             label = "in training, last tenth of the steps"
             axes.plot(at, y, color=ORANGE, marker="D", linestyle="", label=label)
-        axes.set_yticks(range(len(places)), [*map(_shown, places)])
-        axes.margins(y=0.3)
+        axes.set_yticks(
+            range(len(places)),
+            [_wrapped(_shown(place).replace("(q+ ", "(q+\N{NO-BREAK SPACE}"), 26) for place in places],
+        )
+        axes.set_ylim(-0.6, len(places) - 0.4)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.set_xlabel("Extended share − budget (points)")
 
     _panels([""], draw, out)
@@ -449,11 +463,23 @@ def _kept_label(row: Json) -> str:
 
 
 def _colour(i: int) -> str:
-    return BUDGET_COLOURS[(4, 5, 2, 1, 0, 3)[i % 6]]
+    """With the marks, no two of 72 configurations look alike."""
+    return BUDGET_COLOURS[(i + i // len(MARKERS)) % len(BUDGET_COLOURS)]
+
+
+def _places(part: Json) -> dict[str, int]:
+    """Configuration -> which colour and mark it has in every figure."""
+    names = part.get("every", [row["name"] for row in part["configurations"]])
+    return {name: i for i, name in enumerate(names)}
 
 
 def _level_axes(axes: Axes, levels: Sequence[str], what: str) -> None:
-    axes.set_xticks(range(len(levels)), [*map(_shown, levels)], rotation=30 if len(levels) > 6 else 0)
+    names = [_wrapped(_shown(level), 20) for level in levels]
+    widths = [max(map(len, name.split("\n"))) for name in names]
+    # Names that would touch lean.
+    leans = any((one + other) / 2 + 2 > MAX_NAME / len(names) for one, other in pairwise(widths))
+    axes.set_xticks(range(len(levels)), names, rotation=40 if leans else 0, ha="right" if leans else "center")
+    axes.tick_params(axis="x", pad=2)
     axes.set_xlabel("Level")
     axes.set_ylabel(what)
     axes.yaxis.set_major_formatter(_in_percent())
@@ -494,13 +520,16 @@ def spoken_kept(rows: Sequence[Json]) -> str:
 
 
 def spoken_training(steps: Sequence[Json]) -> str:
-    """First and last price of each policy in words."""
+    """First and last share and price of each policy in words."""
     texts = []
     for name in dict.fromkeys(step["configuration"] for step in steps):
         own = [step for step in steps if step["configuration"] == name and step.get("price") is not None]
         if own:
             first, last = own[0], own[-1]
-            texts.append(f"{name}: {first['price']:.3g} at first, {last['price']:.3g} after {last['step']} steps")
+            shares = ""
+            if first.get("share") is not None and last.get("share") is not None:
+                shares = f"share {first['share']:.1%} at first, {last['share']:.1%} after {last['step']} steps, "
+            texts.append(f"{name}: {shares}price {first['price']:.3g} at first, {last['price']:.3g} after them")
     return speak("Extended share and price of the budget at each training step", texts)
 
 
@@ -531,7 +560,9 @@ def inline_svg(key: str, svg: str, alt: str) -> Markup:
     for pattern in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
         svg = re.sub(pattern, "", svg, flags=re.DOTALL)
     svg = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{key}-", svg)
-    svg = svg.replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")
+    # Blue is too dim on a dark page.
+    for colour, name in ((INK, "ink"), (PAPER, "paper"), (BLUE, "blue")):
+        svg = svg.replace(colour, f"var(--{name})")
     head = re.compile(
         r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"|<svg ([^>]*?)width="[^"]*"([^>]*?)height="[^"]*"'
     )

@@ -2,8 +2,8 @@
 
 `ibpo report`, the demo and the baselines make the same page: each part is a comparison with its figures, tables, notes
 and example responses; only what a part is made of differs (`comparison_part`, `methods_part`). What a reader wants to
-know first stands first (`first_words`): was a budget kept, what would half of it buy, which problems want the money? It
-is the verdict that `ibpo allocate` gives of the same responses.
+know first stands first (`ibpo.evaluation.report.lead`): a gain, a loss or no conclusion, and was a budget kept? What
+half of today's cost would buy (`conclude`) is the verdict that `ibpo allocate` gives of the same responses.
 """
 
 from __future__ import annotations
@@ -20,16 +20,33 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ibpo.budget import cost_text
 from ibpo.data import Log
 from ibpo.errors import IbpoError
 from ibpo.evaluation.comparison import splits_of_report
-from ibpo.evaluation.log_allocation import Answer, answer_questions, questions
+from ibpo.evaluation.log_allocation import Answer, answer_questions, as_shown, questions
 from ibpo.evaluation.log_parts import LogPart, part_of_log
-from ibpo.evaluation.log_verdict import verdict
+from ibpo.evaluation.log_verdict import gain_of_choosing, verdict
 from ibpo.evaluation.methods import mean_over_seeds
 from ibpo.evaluation.report import figures
-from ibpo.evaluation.report.tables import TableData, dash_notes, methods_tables, published, tables_of
+from ibpo.evaluation.report.lead import (
+    GAIN,
+    NONE,
+    budget_text,
+    gain_text,
+    lead_of_comparison,
+    more_text,
+    verdict_of,
+)
+from ibpo.evaluation.report.tables import (
+    MOST_ROWS,
+    TableData,
+    dash_notes,
+    first_configurations,
+    methods_tables,
+    published,
+    tables_of,
+)
+from ibpo.evaluation.report.terms import TERMS
 from ibpo.evaluation.responses import Responses, natural, with_levels
 from ibpo.evaluation.run_facts import share_in_training
 from ibpo.evaluation.statistics import number_problems
@@ -39,41 +56,12 @@ from ibpo.runs import atomic_path, cannot_write, number_equal_names, write_text_
 MAX_CHARACTERS = 1500
 MAX_SLUG = 100
 """Characters of a part's name that the names of its figures have."""
+MAX_LINES = 3
+"""Parts of which the page begins with what they say."""
 MAX_EXAMPLES = 4
 """Configurations of which example responses are shown."""
 Json = dict[str, Any]
 Draw = Callable[[Sequence[Path]], None]
-WORDS = {
-    "pass@1": "The chance that one response is right: the mean over problems of the share of right responses.",
-    "pass@k, maj@k": "The chance that one of k responses is right; that the most frequent answer of k responses is "
-    "right, ties split evenly. k responses cost k times as much.",
-    "Random mix": "Answering a part of the problems, drawn blindly, by one configuration and the rest by another.",
-    "Gain ratio": "Gain of accuracy over one standard response, divided by what voting over standard responses "
-    "(self-consistency) gains at the same cost. Above 1: better than voting. Empty where voting was not measured at "
-    "that cost, or gains nothing to speak of.",
-    "Oracle share": "Of what choosing by level (by problem, where levels have no names) between the cheapest and "
-    "the most expensive configuration could gain over a blind draw at the same cost, the part that a configuration "
-    "gains. 0 is a blind draw, 1 the best choice by level; more is possible, by choosing well within levels or by "
-    "better responses. One half of the responses decides the oracle's choice, the other half values it.",
-    "By its own responses": "The same between the trained policy's own forced responses, so that only its choice "
-    "counts.",
-    "Rank correlation": "Whether the levels that gain more got more budget: 1 in the same order, 0 unrelated, −1 "
-    "reversed.",
-    "Wasted": "Share of the extended responses spent on levels where they gain next to nothing (under 3 points), "
-    "because the problems are too easy or hopeless; beside it, what a blind draw would spend there.",
-    "Erosion": "How accuracy changed in training where the response group is forced, in percentage points ± paired "
-    "standard error. Below zero: training cost something.",
-    "Retained": "Accuracy as a part of what answering everything extended gets.",
-    "Area under accuracy against cost": "The mean accuracy over all mean costs between two ends, mixing a curve's "
-    "own points as is best. A curve has no area beyond the costs at which it was measured; beside it stands the "
-    "random mix between the same ends.",
-    "Held out": "Half of each problem's responses decide which configuration it gets; the other half says what that "
-    "is worth. An allocation valued on the responses that decided it looks better than it is.",
-}
-"""What the page explains; a part says which of them it needs."""
-COMPARISON_WORDS = ("pass@1", "pass@k, maj@k", "Gain ratio", "Oracle share", "Area under accuracy against cost",
-                    "Random mix", "Held out")  # fmt: skip
-METHODS_WORDS = tuple(word for word in WORDS if word not in ("pass@1", "pass@k, maj@k", "Held out"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,9 +100,9 @@ class PagePart:
     tables: Sequence[TableData]
     notes: Sequence[str] = ()
     examples: Sequence[Example] = ()
-    words: Sequence[str] = METHODS_WORDS
-    """Of `WORDS`."""
     cost_unit: str = "tokens"
+    said: Sequence[str] = ()
+    """Sentences on its numbers, beside those that begin the page."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +111,7 @@ class PageData:
 
     title: str
     answer: str
-    """One or two sentences with the measured numbers."""
+    """What the measured numbers say, in a few sentences; a line for each part."""
     parts: Sequence[PagePart]
     what_ran: Sequence[tuple[str, str]]
     """(label, value): command, seeds, versions, times, numbers of problems."""
@@ -153,12 +141,14 @@ def write_page(folder: Path, data: PageData, name: str = "report") -> list[Path]
 def _write(folder: Path, data: PageData, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     shown, written = [], []
+    explained: set[str] = set()
     slugs = _slugs([part.name for part in data.parts])
-    markdown = [f"# {markdown_text(data.title)}", "", markdown_text(data.answer), ""]
-    for paragraph in data.asked:
+    markdown = [f"# {markdown_text(data.title)}", ""]
+    for paragraph in (*data.answer.splitlines(), *data.asked):
         markdown += [markdown_text(paragraph), ""]
     for number, (part, slug) in enumerate(zip(data.parts, slugs, strict=True)):
         markdown += [f"## {markdown_text(part.name)}", ""] if part.name else []
+        markdown += [line for said in (*part.said, part.intro) for line in (markdown_text(said), "")]
         drawn = []
         for figure in part.figures:
             file = "_".join(filter(None, (figure.key, slug)))
@@ -171,19 +161,23 @@ def _write(folder: Path, data: PageData, name: str) -> list[Path]:
                 markdown_text(figure.caption),
                 "",
             ]
+        tables = []
         for table in part.tables:
-            markdown += [table.markdown(), ""]
+            new = [term for term in table.terms if term not in explained]
+            explained.update(new)
+            terms = [(term, TERMS[term], _anchor(term), term in new) for term in table.terms]
+            tables.append((table, terms))
+            markdown += [table.markdown()]
+            markdown += [*(f"- **{markdown_text(term)}**: {markdown_text(TERMS[term])}" for term in new), ""]
         markdown += [f"- {markdown_text(note)}" for note in part.notes] + [""] * bool(part.notes)
-        shown.append({"key": f"p{number}", "part": part, "figures": drawn})
+        shown.append({"key": f"p{number}", "part": part, "figures": drawn, "tables": tables})
     about, others = published()
-    used = {word for part in data.parts for word in part.words}
     environment = Environment(
         loader=PackageLoader("ibpo.evaluation.report", "."), autoescape=True, undefined=StrictUndefined
     )
     html = environment.get_template("page.html.j2").render(
         data=data,
         shown=shown,
-        words={word: text for word, text in WORDS.items() if word in used},
         published=others,
         published_about=about,
     )
@@ -197,7 +191,7 @@ def _write(folder: Path, data: PageData, name: str) -> list[Path]:
     markdown += ["## Published by others", "", markdown_text(about), "", others.markdown()]
     files = {f"{name}.html": html, f"{name}.md": "\n".join(markdown)}
     if data.numbers:
-        head = {"title": data.title, "parts": data.numbers}
+        head = {"title": data.title, "answer": data.answer, "parts": data.numbers}
         what_ran: dict[str, str] = {}
         for label, value in data.what_ran:  # two runs may have a label in common
             what_ran[label] = f"{what_ran[label]}; {value}" if label in what_ran else value
@@ -207,6 +201,11 @@ def _write(folder: Path, data: PageData, name: str) -> list[Path]:
         write_text_atomic(folder / file, text)
         written.append(folder / file)
     return written
+
+
+def _anchor(term: str) -> str:
+    """Where a term is explained."""
+    return "term-" + re.sub(r"[^a-z0-9]+", "-", term.lower().replace("±", "plus-minus")).strip("-")
 
 
 def _slugs(names: Sequence[str]) -> list[str]:
@@ -229,7 +228,7 @@ def comparison_part(name: str, part: Json, examples: Sequence[Example] = ()) -> 
     """A part of `ibpo report`.
 
     Args:
-        name: Of the task or model; "" where there is only one.
+        name: Name of the task or model; "" where there is only one.
         part: As from `compare`, with `cost_unit` and `training` (`ibpo.evaluation.run_facts`).
         examples: As from `pick_examples`.
     """
@@ -243,9 +242,18 @@ def comparison_part(name: str, part: Json, examples: Sequence[Example] = ()) -> 
         tables=tables_of(part),
         notes=part["notes"],
         examples=examples,
-        words=COMPARISON_WORDS,
         cost_unit=part["cost_unit"],
+        said=part.get("first_words", ()),
     )
+
+
+def _some(part: Json, most: int, most_votes: int) -> Json:
+    """As much of a part as a figure can show."""
+    rows = [part["configurations"][i] for i in first_configurations(part, most)]
+    right = {row["name"]: row["numbers"]["overall"]["all"]["pass@1"]["value"] for row in rows}
+    voting = sorted((n for n in right if n in part["votes"]), key=lambda n: (n != part["standard"], -right[n]))
+    votes = {name: part["votes"][name] for name in voting[:most_votes]}
+    return part | {"configurations": rows, "votes": votes, "every": [row["name"] for row in part["configurations"]]}
 
 
 def _comparison_figures(part: Json) -> list[PageFigure]:
@@ -254,19 +262,26 @@ def _comparison_figures(part: Json) -> list[PageFigure]:
     def one(key: str, caption: str, spoken: str, draw: Draw) -> PageFigure:
         return PageFigure(key=key, caption=caption, spoken=spoken, draw=draw, is_wide=key == "training")
 
+    num, drawn = len(part["configurations"]), figures.MOST_DRAWN
+    some = _some(part, MOST_ROWS, drawn["votes"])
+    few = _some(part, drawn["levels"], 0)["configurations"]
+    of_them = (
+        f" It shows the {MOST_ROWS} of {num} configurations that the table shows first." if num > MOST_ROWS else ""
+    )
+    of_few = f" Drawn are {len(few)} of {num} configurations; the tables have all." if len(few) < num else ""
     found = [
         one(
             "tradeoff",
             "Accuracy against cost; bars are 95 % intervals, clustered by problem. Grey: what answering a random part "
             "of the problems by the more expensive configuration gets. Dashed: choosing by problem or level, decided "
-            "by one half of the responses and valued on the other.",
-            figures.spoken_tradeoff(part),
-            partial(figures.plot_tradeoff, part),
+            "by one half of the responses and valued on the other." + of_them,
+            figures.spoken_tradeoff(some),
+            partial(figures.plot_tradeoff, some),
         )
     ]
     levels = part["levels"]
     for key, metric, rows, axis, caption in (
-        ("levels", "pass@1", part["configurations"], "Accuracy (pass@1)", "Accuracy by level, 95 % intervals."),
+        ("levels", "pass@1", few, "Accuracy (pass@1)", f"Accuracy by level, 95 % intervals.{of_few}"),
         (
             "choices",
             "extended_share",
@@ -279,7 +294,7 @@ def _comparison_figures(part: Json) -> list[PageFigure]:
             values = figures.by_level(rows, levels, metric)
             rates = {name: {level: one["value"] for level, one in of.items()} for name, of in values.items()}
             spoken = figures.spoken_by_level(f"{axis} by level", rates)
-            found.append(one(key, caption, spoken, partial(figures.plot_by_level, values, levels, axis)))
+            found.append(one(key, caption, spoken, partial(figures.plot_by_level, some, values, levels, axis)))
     if shares := part["share_by_level"]:
         caption = "Which configuration each level's problems get under the middle budget, as all responses decide."
         spoken = figures.spoken_by_level("Share of each configuration by level", shares)
@@ -319,7 +334,7 @@ def methods_part(
         training: One entry per step of each policy: `seed, budget, step, share, price`.
         examples: As from `pick_examples`.
     """
-    merged, titles = mean_over_seeds(rows), {name: title}
+    merged, titles = mean_over_seeds(rows), {name: ""}  # the part's heading has it
     num_seeds = max(row["num_seeds"] for row in merged)
     steps: dict[tuple[float, int], list[Json]] = {}
     for step in training:
@@ -376,7 +391,12 @@ def methods_part(
             )
         )
     if training:
-        spoken = "Extended share and price of the budget at each training step, one line per policy."
+        lines = [
+            step | {"configuration": f"q+ {step['budget']:.0%}, seed {step['seed']}"}
+            for step in sorted(training, key=lambda step: step["step"])
+            if step["budget"] is not None
+        ]
+        spoken = figures.spoken_training(lines)
         draw = partial(figures.plot_training, training)
         found.append(PageFigure(key="training", caption=TRAINING, spoken=spoken, draw=draw, is_wide=True))
     return PagePart(
@@ -392,49 +412,20 @@ def methods_part(
 
 
 def answer_of(parts: Mapping[str, Json]) -> str:
-    """Some comparisons in a few sentences, of measured numbers only; what to do comes first."""
-    texts = []
-    for name, part in list(parts.items())[:2]:
-        rows = {row["name"]: row for row in part["configurations"]}
-        standard = rows[part["standard"]]
-        best = max(rows.values(), key=lambda row: row["numbers"]["overall"]["all"]["pass@1"]["value"])
-        head = f"{name + ': ' if name else ''}{' '.join(part.get('first_words', ()))} ".lstrip()
-        text = f"{head}{standard['name']} is right on {_accuracy(standard)}"
-        if best is not standard:
-            times = best["relative_cost"]["value"]
-            cost = f"{cost_text(best['cost']['value'])} {part['cost_unit']}"  # beside what costs nothing
-            text += (
-                f", {best['name']} on {_accuracy(best)} at {cost if times is None else f'{times:.1f} times the cost'}"
-            )
-        if part["allocation"]:
-            middle = part["allocation"][len(part["allocation"]) // 2]
-            text += (
-                f"; with {cost_text(middle['spent'])} {part['cost_unit']} a response, choosing by problem gets"
-                f"{_on_some(part)} "
-                f"{middle['reward']:.1%} on responses that had no say, a random mix {middle['random_mix']:.1%}"
-            )
-        texts.append(text + ".")
-    return " ".join(texts)
+    """Some comparisons in a few sentences, of measured numbers only: a line for each of the first parts.
 
-
-def _accuracy(row: Json) -> str:
-    return f"{row['numbers']['overall']['all']['pass@1']['value']:.1%}"
-
-
-def _on_some(part: Json) -> str:
-    """Of which problems a held-out value is, where that is not all of them."""
-    num = part.get("num_held_out") or part["num_problems"]
-    return (
-        f", on the {num} of {part['num_problems']} problems with two responses of each,"
-        if num < part["num_problems"]
-        else ""
-    )
+    Args:
+        parts: Name -> as from `compare`, with what `conclude` says of it.
+    """
+    lines = [f"{f'{name}: ' if name else ''}{part['lead']['text']}" for name, part in parts.items()]
+    more = len(lines) - MAX_LINES
+    return "\n".join(lines[:MAX_LINES] + ([f"{more} more parts stand below."] if more > 0 else []))
 
 
 def pick_examples(responses: Responses, names: Sequence[str]) -> list[Example]:
     """Responses of each configuration to an easy and a hard problem: the one most, and the one least often solved.
 
-    Of the problems that are sometimes solved, if there are any; the first response of each.
+    They are drawn from the problems that are sometimes solved, if there are any; the first response of each.
     """
     if not any(responses.completion.tolist()):
         return []
@@ -478,20 +469,35 @@ MOST = 0.8
 MAX_SHOWN = 5
 
 
-def first_words(responses: Responses, part: Json, unit: str, *, num_splits: int | None, seed: int) -> list[str]:
-    """The first sentences of a report on some responses, of measured numbers only.
+def conclude(responses: Responses, part: Json, unit: str, *, num_splits: int | None, seed: int) -> Json:
+    """What a report says first of some responses, and next: sentences of measured numbers only.
 
     Args:
         responses: All of the part.
         part: As from `compare`.
-        unit: Of the costs.
+        unit: Unit of the costs.
         num_splits: Random halvings; None: `splits_of_report`.
-        seed: Of the halvings.
+        seed: Seed of the halvings.
+
+    Returns:
+        `lead` (as from `lead_of_comparison`) and `first_words`, the sentences that stand at the head of the part.
     """
-    kept = [_kept(row["name"], row["budget"], row["share"]) for row in part["budget_kept"]]
+    kept = [budget_text(row["name"], row["budget"], row["share"]) for row in part["budget_kept"]]
+    choice, said = _choosing(responses, part, unit, num_splits, seed)
+    return {"lead": lead_of_comparison(part | {"cost_unit": unit}, choice), "first_words": [*kept, *said]}
+
+
+def _choosing(responses: Responses, part: Json, unit: str, num_splits: int | None, seed: int) -> tuple[Json, list[str]]:
+    """What choosing per problem at half of today's cost gains, as `lead_of_comparison` takes it, and more on it."""
+
+    def nothing(why: str) -> tuple[Json, list[str]]:
+        return {"verdict": NONE, "gain": None, "text": f"No conclusion on choosing per problem: {why}"}, [
+            why[0].upper() + why[1:]
+        ]
+
     gathered = _gather(responses, part["among"], unit)
     if gathered is None:
-        return [*kept, f"What half of the {unit} would buy is not known: it takes two ways of answering to choose."]
+        return nothing(f"what half of the {unit} would buy is not known: it takes two ways of answering to choose.")
     [asked] = questions(["0.5x"], cost=unit)[1:2]
     num_splits = splits_of_report(num_splits, len(gathered.problems))
     try:
@@ -500,23 +506,37 @@ def first_words(responses: Responses, part: Json, unit: str, *, num_splits: int 
         )
     except IbpoError:
         if not gathered.now()[1]:
-            return [*kept, f"All of it costs nothing today: there are no {unit} to save."]
+            return nothing(f"all of it costs nothing today: there are no {unit} to save.")
         cheapest = float(gathered.cost.mean(0).min()) / gathered.now()[1]
-        return [*kept, f"Half of today's {unit} is not possible: the cheapest way of answering takes {cheapest:.0%}."]
+        return nothing(f"half of today's {unit} is not possible: the cheapest way of answering takes {cheapest:.0%}.")
     text = verdict(gathered, answer).text.removeprefix(f"{asked.label}: ")
-    return [*kept, f"At half of today's {unit}: {text}", _wants(gathered, answer)]
+    return _choice(gathered, answer, unit), [f"At half of today's {unit}: {text}", _wants(gathered, answer)]
 
 
-def _kept(name: str, budget: float, share: Json) -> str:
-    allowed = f"{budget:.1%} allowed"
-    if share["low"] is None:  # of one problem there is no interval
-        return f"Whether {name} kept its budget is not known: {share['value']:.1%} on one problem, {allowed}."
-    said = f"{share['value']:.1%} of its responses extended (95 %: {share['low']:.1%} to {share['high']:.1%})"
-    if share["value"] <= budget * (1 + 1e-9):  # a mean of thirds rounds
-        return f"{name} kept its budget: {said}, {allowed}."
-    if share["low"] > budget:
-        return f"{name} did not keep its budget: {said}, {allowed}."
-    return f"Whether {name} kept its budget is not known: {said}, {allowed}."
+def _choice(gathered: LogPart, answer: Answer, unit: str) -> Json:
+    """The gain of choosing per problem under one budget, in a sentence or two."""
+    found, where, num = gain_of_choosing(gathered, answer), f"with half of today's {unit}", int(gathered.repeats.sum())
+    over = "the best mixture that does not look at the problems"
+    if found is None:
+        why = "no mixture that does not look at the problems keeps to that, to compare with"
+        if answer.held_out is None:
+            why = "that takes two responses of every configuration to some problems, to hold one out"
+        return {"verdict": NONE, "gain": None, "text": f"No conclusion on choosing per problem {where}: {why}."}
+    known = np.isfinite([found.low, found.high]).all() and num > 1
+    low, high = (found.low, found.high) if known else (None, None)
+    gain = {"value": found.value, "low": low, "high": high, "num_problems": num}
+    if verdict_of(gain) == GAIN and not found.is_better:
+        spends = "it spends more than that, and a mixture of that cost is as good"
+        text = f"No conclusion on choosing per problem {where}: {spends}."
+        return {"verdict": NONE, "gain": gain, "text": text}
+    text = f"{gain_text(f'choosing per problem {where}', gain, over)}, on responses that did not decide"
+    assert answer.held_out is not None
+    now, held = gathered.now(gathered.repeats)[0], as_shown(gathered, answer.held_out)
+    if verdict_of(gain) == GAIN and now:
+        text += f", and {'keeps' if held.reward <= now else 'gets'} {held.reward / now:.0%} of today's right answers"
+    some = "" if num == len(gathered.problems) else f" ({num} of {len(gathered.problems)} problems have two responses.)"
+    more = f" {more_text(gain, num)}" if verdict_of(gain) == NONE else ""
+    return {"verdict": verdict_of(gain), "gain": gain, "text": f"{text[0].upper()}{text[1:]}.{some}{more}"}
 
 
 def _gather(responses: Responses, among: list[str], unit: str) -> LogPart | None:

@@ -1,14 +1,16 @@
 """Tables of a page: the same cells for HTML, which sorts them by `sort`, and for Markdown.
 
-Of one comparison (`ibpo.evaluation.comparison.compare`), and of the methods of a demo or of baselines, means over seeds
+They show a comparison (`ibpo.evaluation.comparison.compare`), or the methods of a demo or of baselines as means
 (`ibpo.evaluation.methods`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from importlib.resources import files
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 
 from ibpo.budget import cost_text
 from ibpo.evaluation.methods import mean_over_seeds
+from ibpo.evaluation.report.terms import terms_of
 from ibpo.evaluation.responses import natural
 from ibpo.markdown import markdown_table, markdown_text
 
@@ -23,6 +26,8 @@ Json = Mapping[str, Any]
 BINDS = {(True,): "yes", (False,): "no"}
 KINDS = ("right", "wrong", "cut off")
 NO_BREAK = "\N{NO-BREAK SPACE}"
+MOST_ROWS = 12
+"""So many rows of a table are shown first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +57,55 @@ class TableData:
     """The page folds it up."""
     marked: Sequence[int] = ()
     """Rows that the page sets off."""
+    first: Sequence[int] = ()
+    """Rows that the page shows first, all of them folded up behind; of more than `MOST_ROWS` always some."""
+    why: str = ""
+    """Which rows these are, and why."""
+    things: str = "rows"
+    """What the rows are."""
+
+    def __post_init__(self) -> None:
+        """Show the first rows of a table that is too long to show whole, where nobody said which rows count."""
+        if self.is_long:
+            object.__setattr__(self, "first", ())
+        elif len(self.rows) > MOST_ROWS and not self.first:
+            object.__setattr__(self, "first", tuple(range(MOST_ROWS)))
+
+    @property
+    def whole(self) -> str:
+        """What stands on the fold behind which all rows are."""
+        if self.first:
+            return f"All {self.things} ({len(self.rows)})"
+        return f"{self.caption} ({len(self.rows)} {self.things})"
+
+    @property
+    def shown(self) -> TableData:
+        """The rows that are shown first, as a table."""
+        marked = tuple(i for i, row in enumerate(self.first) if row in self.marked)
+        caption = f"{len(self.first)} of {len(self.rows)} {self.things}. {self.caption}"
+        rows = [self.rows[i] for i in self.first]
+        return replace(self, caption=caption, rows=rows, marked=marked, first=(), why="")
+
+    @property
+    def terms(self) -> list[str]:
+        """What the reader must know to read it, of `TERMS`."""
+        return terms_of(self.head, [row[0].text for row in self.rows])
 
     def markdown(self) -> str:
-        """As a GitHub table under its caption."""
-        lines = markdown_table(self.head, [[cell.line for cell in row] for row in self.rows])
-        return "\n".join([f"{markdown_text(self.caption)}.", "", *lines]) + "\n"
+        """As a GitHub table under its caption; what the page folds up is folded up on GitHub, too."""
+        if self.first:
+            shown = self.shown.markdown() + (f"\n{markdown_text(self.why)}\n" if self.why else "")
+            return f"{shown}\n{self._folded()}"
+        if self.is_long:
+            return self._folded()
+        return "\n".join([f"{markdown_text(self.caption)}.", "", *self._lines()]) + "\n"
+
+    def _folded(self) -> str:
+        lines = [f"<details><summary>{escape(self.whole)}</summary>", "", *self._lines(), "", "</details>"]
+        return "\n".join(lines) + "\n"
+
+    def _lines(self) -> list[str]:
+        return markdown_table(self.head, [[cell.line for cell in row] for row in self.rows])
 
 
 def tables_of(part: Json) -> list[TableData]:
@@ -82,7 +131,7 @@ def published() -> tuple[str, TableData]:
     names = ("method", "paper", "model", "benchmark", "result", "cost", "conditions", "evidence")
     cells = [[_word(row[name]) for name in names] for row in data["rows"]]
     caption = "Published by others, as they state it; nothing of it was measured here"
-    return data["about"], TableData(caption=caption, head=head, rows=cells)
+    return data["about"], TableData(caption=caption, head=head, rows=cells, is_long=True, things="results")
 
 
 def _configurations(part: Json) -> TableData:
@@ -101,7 +150,35 @@ def _configurations(part: Json) -> TableData:
         row["oracle share"] = _number(one["oracle_share"], 2)
         row["responses"] = Cell(text=f"{one['num_responses']:,}", sort=one["num_responses"])
         rows.append(row)
-    return _table(f"{part['num_problems']} problems; in brackets 95 % intervals, clustered by problem", rows)
+    table = _table(f"{part['num_problems']} problems; in brackets 95 % intervals, clustered by problem", rows)
+    return _first_configurations(table, part)
+
+
+def first_configurations(part: Json, most: int = MOST_ROWS) -> list[int]:
+    """Those of many configurations that a reader needs, at most `most`, in their order."""
+    rows, by_cost = part["configurations"], range(len(part["configurations"]))
+    right = [row["numbers"]["overall"]["all"]["pass@1"]["value"] for row in rows]
+    share = [row["numbers"]["overall"]["all"].get("extended_share") for row in rows]
+    kept, names = {row["name"] for row in part["budget_kept"]}, [row["name"] for row in rows]
+    wanted = [names.index(part["standard"]), *(names.index(name) for name in part["reference"])]
+    wanted += [i for i in by_cost if names[i] in kept] + [i for i in by_cost if _mixes(share[i])]
+    # Cheapest first: those that are right more often than all that cost less.
+    wanted += [i for i in by_cost if all(right[i] > right[j] for j in range(i))]
+    wanted += sorted(by_cost, key=lambda i: -right[i])
+    return sorted(list(dict.fromkeys(wanted))[:most])
+
+
+def _first_configurations(table: TableData, part: Json) -> TableData:
+    """The table, with those that a reader needs before the others."""
+    table = replace(table, things="configurations")
+    if len(table.rows) <= MOST_ROWS:
+        return table
+    why = (
+        f"Shown first: {part['standard']}, to which costs are relative, the cheapest and the most expensive "
+        "configuration, policies with a budget or a choice of their own, and those that are right more often than all "
+        "cheaper ones; then the most accurate of the rest."
+    )
+    return replace(table, first=first_configurations(part), why=why)
 
 
 def _right_and_wrong(part: Json) -> TableData:
@@ -317,12 +394,13 @@ def methods_tables(
         for row in merged
     ]
     ours = [i for i, row in enumerate(merged) if row["method"] in ("IBPO sampled", "IBPO calibrated")]
-    caption = f"All methods, {merged[0]['num_problems']} unseen problems{seeds}; cost relative to one standard response"
-    found = [replace(_table(caption, made), marked=ours)]
+    caption = f"{merged[0]['num_problems']:,} unseen problems{seeds}; cost relative to one standard response"
+    first, why = first_methods(merged)
+    found = [replace(_table(caption, made), marked=ours, first=first, why=why, things="methods")]
     kept, figures = [], []
     for (budget, variant), same in _policies(merits).items():
         head = {"q+": Cell(text=percent(budget, 0), sort=budget), "choice": _word(variant)}
-        error, share = ([_merit(one, name) for one in same] for name in ("share_error", "share"))
+        error, share = ([merit_of(one, name) for one in same] for name in ("share_error", "share"))
         row = {
             "share on unseen": _rate(_over_seeds(share)),
             "error, points": _points(_over_seeds(error)),
@@ -330,7 +408,7 @@ def methods_tables(
             "binds?": Cell(text=BINDS.get((*{one["binds"] for one in same},), "for some seeds"), sort=""),
         }
         kept.append(head | _dashed(row))
-        row = {name: show(_over_seeds([_merit(one, key) for one in same])) for key, (name, show) in MERITS.items()}
+        row = {name: show(_over_seeds([merit_of(one, key) for one in same])) for key, (name, show) in MERITS.items()}
         figures.append(head | _dashed(row | _erosion(same)))
     if kept:
         found.append(_table(f"Was the budget kept? In brackets: {spread}", kept))
@@ -345,6 +423,84 @@ def methods_tables(
         lines.append(_dashed(line))
     if lines:
         found.append(_table(f"Area under accuracy against cost; in brackets: {spread}", lines))
+    return found
+
+
+def first_methods(merged: Sequence[Json]) -> tuple[list[int], str]:
+    """The rows of one experiment that a reader needs first, at most `MOST_ROWS`, and why these; none if all are few.
+
+    Args:
+        merged: As from `mean_over_seeds`, of one experiment.
+    """
+    if len(merged) <= MOST_ROWS:
+        return [], ""
+    place = {(row["method"], row["budget"]): i for i, row in enumerate(merged)}
+    budgets = sorted({row["budget"] for row in merged if row["budget"] is not None})
+    middle = budgets[len(budgets) // 2] if budgets else None
+    near = sorted(budgets, key=lambda budget: abs(budget - (middle or 0.0)))
+    at = {name: [(name, budget) for budget in near] for name in (*POLICIES, "random mix", "oracle by level")}
+    wanted: list[tuple[str, float | None]] = [("standard only", None), ("extended only", None)]
+    wanted += [one for name in at for one in at[name][:1]]
+    votes = [near_votes(merged, model) for model in ("cold start", "pretrained")]
+    wanted += [*votes[:1], ("RAFT without budget", None), *best_of_others(merged)]
+    wanted += [one for name in POLICIES for one in at[name][1:]] + votes[1:]
+    wanted += [one for name in ("random mix", "oracle by level") for one in at[name][1:]]
+    there = [place[one] for one in dict.fromkeys(wanted) if one in place][:MOST_ROWS]
+    chosen = "" if middle is None else f" at q+ = {percent(middle, 0)}"
+    known, votes_of = {*POLICIES, *WITH_OWN_PLACE}, "self-consistency"
+    named = [merged[i]["method"] for i in there]
+    others = ""
+    if any(name not in known and not name.startswith(votes_of) for name in named):
+        others = ", the best of each other method by what it gains on these very problems, which flatters it"
+    why = (
+        f"Shown first: never and always extended; the policies, the random mix and the oracle{chosen}; the votes that "
+        f"cost about as much; RAFT{others}; then the policies at the other budgets."
+    )
+    return sorted(there), why
+
+
+POLICIES = ("IBPO sampled", "IBPO calibrated")
+WITH_OWN_PLACE = ("standard only", "extended only", "random mix", "oracle by level", "RAFT without budget")
+
+
+def near_votes(merged: Sequence[Json], model: str) -> tuple[str, None]:
+    """The maj@k, k > 1, of an untrained model that costs about what the middle policy costs."""
+    family = f"self-consistency ({model}) maj@"
+    votes = [row for row in merged if row["method"].startswith(family) and not row["method"].endswith("maj@1")]
+    costs = sorted(row["relative_cost"] for row in merged if row["method"] in POLICIES[1:]) or sorted(
+        row["relative_cost"] for row in merged if row["method"] in POLICIES
+    )
+    middle = costs[len(costs) // 2] if costs else 1.0
+    near = min(votes, key=lambda row: abs(row["relative_cost"] - middle), default={"method": ""})
+    return near["method"], None
+
+
+def best_of_others(merged: Sequence[Json]) -> list[tuple[str, float | None]]:
+    """The strength of each other baseline that gains most over the random mix of its cost, the largest gain first."""
+    found: dict[str, tuple[float, tuple[str, float | None]]] = {}
+    for name, rows in families(merged).items():
+        gains = [(above_random_mix(row, merged), (row["method"], row["budget"])) for row in rows]
+        known = [(gain, key) for gain, key in gains if gain is not None]
+        if known and not name.startswith("oracle"):  # it knows answers
+            found[name] = max(known, key=lambda one: one[0])
+    return [key for _, key in sorted(found.values(), key=lambda one: -one[0])]
+
+
+DRAWN_OTHERWISE = (*WITH_OWN_PLACE[2:], *POLICIES, "self-consistency", "IBPO forced", "RAFT forced")
+
+
+def families(rows: Iterable[Json]) -> dict[str, list[Json]]:
+    """Other baselines, their strengths brought together: the method's name up to its comma or number.
+
+    Example:
+        >>> families({"method": name} for name in ("GRPO", "ASV-SFT-0.5", "ASV-SFT-1", "random mix")).keys()
+        dict_keys(['GRPO', 'ASV-SFT'])
+    """
+    found: dict[str, list[Json]] = {}
+    for row in rows:
+        if row["method"] not in WITH_OWN_PLACE and not row["method"].startswith(DRAWN_OTHERWISE):
+            name = re.sub(r",? ?-?[0-9.]+$", "", row["method"])
+            found.setdefault(name, []).append(row)
     return found
 
 
@@ -380,7 +536,7 @@ def above_random_mix(row: Json, rows: Sequence[Json]) -> float | None:
     return row["accuracy"] - (1 - part) * accuracy[0] - part * accuracy[1]
 
 
-def _merit(one: Json, name: str) -> Json:
+def merit_of(one: Json, name: str) -> dict[str, Any]:
     """A figure of merit with its interval, where it has one."""
     low, high = one.get(f"{name}_interval") or (None, None)
     return {"value": one.get(name), "low": low, "high": high}
@@ -421,8 +577,9 @@ def points(value: float | None) -> str:
 
 
 MERITS: dict[str, tuple[str, Callable[[Json | None], Cell]]] = {
+    "above_random_mix": ("above random mix, points", _points),
     "oracle_share": ("oracle share", _ratio),
-    "oracle_share_own": ("by its own responses", _ratio),
+    "oracle_share_own": ("of its own", _ratio),
     "gain_ratio_cold_start": ("gain ratio, cold start", _ratio),
     "gain_ratio_pretrained": ("gain ratio, pretrained", _ratio),
     "rank_correlation": ("rank correlation", _ratio),
