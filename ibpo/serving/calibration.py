@@ -287,8 +287,8 @@ def check_scores(where: Sequence[str], scores: Sequence[Any], *, probable: bool 
             raise IbpoError(f"{place}: holds several numbers; name one of {names}")
         number = _is_finite(value)
         if probable and not (number and 0 <= value <= 1):
-            raise IbpoError(f"{place}: {value!r} is no probability; it must be a number in [0, 1]")
+            raise IbpoError(f"{place}: {value!r} is not a probability; it must be a number in [0, 1]")
         if not number:
-            raise IbpoError(f"{place}: {value!r} is no gain; it must be a finite number")
+            raise IbpoError(f"{place}: {value!r} is not a gain; it must be a finite number")
         checked.append(float(value))
     return checked

@@ -22,7 +22,7 @@ _LEARNING = 1 / 16
 
 
 class Conversations:
-    """Whose cache holds how much of each conversation. In memory; not for several processes.
+    """Tracks how much of each conversation each group's cache holds. In memory; not for several processes.
 
     What upstreams report of their caches is learned from (`answered`): how much of what a group's own cache should hold
     it does hold, and how much of another's it can use. Some servers have one cache for all efforts, some have none.
@@ -92,14 +92,15 @@ class Conversations:
         prompt_tokens: float = 0.0,
         cached_tokens: float | None = None,
     ) -> None:
-        """A turn has been answered by this response group: its cache holds so many tokens now.
+        """A turn has been answered by this response group: its cache holds this many tokens now.
 
         Args:
             conversation: As for `costs`.
             group: The one that answered.
-            tokens: Of the prompt, and of the answer as far as the next prompt repeats it (thoughts are left out).
+            tokens: Tokens of the prompt, and of the answer as far as the next prompt repeats it (thoughts are left
+                out).
             now: Seconds.
-            prompt_tokens: Of the prompt alone.
+            prompt_tokens: Tokens of the prompt alone.
             cached_tokens: Those of them that were billed as cached; None: it is not reported.
         """
         self.price_of(group)
@@ -151,7 +152,7 @@ class Conversations:
         return {"caches": caches, "kept": self._kept, "shared": self._shared}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken; response groups without a price are left out.
+        """Continue where `state_dict` was taken; response groups without a price are left out.
 
         Raises:
             IbpoError: A state of something else.
@@ -163,7 +164,7 @@ class Conversations:
                     self._caches[name] = known
             self._kept, self._shared = dict(state["kept"]), dict(state["shared"])
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise IbpoError(f"state: not one of Conversations.state_dict: {error!r}; start anew without it") from None
+            raise IbpoError(f"state: not one of Conversations.state_dict: {error!r}; start again without it") from None
 
 
 class _Cache(NamedTuple):

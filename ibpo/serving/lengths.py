@@ -53,10 +53,10 @@ class Lengths:
 
         mean(g, b) = m_g r_gb,    r_gb = (n_gb R_gb + 16 r_b) / (n_gb + 16),    r_b = (n_b R_b + 16) / (n_b + 16),
 
-    R being the mean of length / m_g over the last some 64 answers of that size, of the group and of all groups
+    R being the mean of length / m_g over about the last 64 answers of that size, of the group and of all groups
     together, and n their number. So prompts of which nothing is known get their group's mean, and a group of which
     little is known leans on what sizes do to the others; before 32 answers of a group have ended it is the guess. Where
-    the size has told nothing so far (mean(g, b) had not 1 % less squared error than m_g over the last some 2,048
+    the size has told nothing so far (mean(g, b) had not 1 % less squared error than m_g over about the last 2,048
     answers of the group), it is left out. The quantile is the mean times that of the ratio of actual to predicted
     length, from a histogram of quarter octaves.
 
@@ -86,7 +86,7 @@ class Lengths:
 
         Args:
             group: Any name of the response group; model and group, where there are several models.
-            size: Of the prompt, in whatever unit, always the same.
+            size: Size of the prompt, in any unit, always the same.
             guess: Tokens, before anything is known of the group.
         """
         mean, by_size = self._both(group, _bin(size), guess)
@@ -196,7 +196,7 @@ class Lengths:
         return {"means": self._means, "bins": self._bins, "errors": self._errors, "ratios": self._ratios}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+        """Continue where `state_dict` was taken.
 
         Raises:
             IbpoError: A state of something else.
@@ -208,7 +208,7 @@ class Lengths:
             self._errors = {name: list(row) for name, row in state["errors"].items()}
             self._ratios = {name: list(row) for name, row in state["ratios"].items()}
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise IbpoError(f"state: not one of Lengths.state_dict: {error!r}; start anew without it") from None
+            raise IbpoError(f"state: not one of Lengths.state_dict: {error!r}; start again without it") from None
 
 
 def _bin(size: float) -> str:

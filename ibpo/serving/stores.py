@@ -18,7 +18,7 @@ from ibpo.serving.controller import QUOTA, Reservation, StoreError, TokenBucket
 _VERSION = 3
 """The format of both stores: their keys and columns, `TokenBucket.state` and `Reservation.state` as JSON."""
 SCHEMES = {name: name for name in ("redis", "rediss", "unix")} | {"valkey": "redis", "valkeys": "rediss"}
-"""Of a store's address -> as the client of Redis writes it; Valkey speaks the same protocol."""
+"""Scheme of a store's address -> as the client of Redis writes it; Valkey speaks the same protocol."""
 LOCK_SECONDS = 10
 """Life of a lock of Redis whose process has died."""
 WAIT_SECONDS = 1.5 * LOCK_SECONDS
@@ -50,7 +50,7 @@ def open_store(state: str, budgets: Sequence[str]) -> SqliteStore | RedisStore:
         return SqliteStore(Path(state), budgets)
     if scheme.lower() not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise IbpoError(f"{scheme}://...: is no store; name a file, or a server by {known}")
+        raise IbpoError(f"{scheme}://...: is not a store; name a file, or a server by {known}")
     return RedisStore(SCHEMES[scheme.lower()] + state[len(scheme) :], budgets)
 
 
@@ -76,7 +76,7 @@ class SharedStore(ABC):
         return found[1]
 
     def _changed(self) -> dict[str, str]:
-        """Account -> what is to be written, of the accounts that this transaction changed."""
+        """Account -> what must be written, of the accounts that this transaction changed."""
         texts = {name: json.dumps([bucket.state() for bucket in now]) for name, (_, now) in self._read.items()}
         return {name: text for name, text in texts.items() if text != self._read[name][0]}
 
@@ -90,7 +90,7 @@ class SharedStore(ABC):
 
 
 class SqliteStore(SharedStore):
-    """See `ibpo.serving.controller.AccountStore`. Each decision is one transaction in write-ahead mode.
+    """Accounts in a SQLite file, for processes of one machine: each decision is one transaction, written ahead.
 
     A process that is killed loses nothing that it had decided or settled (a machine that loses power may lose the last
     transactions); what it had in flight stays reserved until `Controller.expire`. Not for network file systems.
@@ -213,7 +213,7 @@ class SqliteStore(SharedStore):
             self._run("insert or replace into lease values (?, ?)", holder, json.dumps(lease))
 
     def accounts(self) -> dict[str, list[TokenBucket]]:
-        """The accounts as they are now, but for quotas, of which there may be many."""
+        """The accounts as they are now, without quotas, of which there may be many."""
         quotas = QUOTA + "%"
         rows = self._run("select name, tallies from account where name not like ? order by name", quotas)
         return {name: _decode(text) for name, text in rows}
@@ -239,7 +239,7 @@ class SqliteStore(SharedStore):
 
 
 class RedisStore(SharedStore):
-    """See `ibpo.serving.controller.AccountStore`. Needs the extra `ibpo[redis]`.
+    """Accounts on a Redis or Valkey server, for gateways on several machines. Needs the extra `ibpo[redis]`.
 
     One process at a time holds a lock; its changes are one MULTI that the lock guards. A process that loses the lock
     (it lapses after 10 seconds, should a process die with it) writes nothing: its decision fails with an error.
@@ -273,7 +273,7 @@ class RedisStore(SharedStore):
         self._leases: dict[str, dict[str, Any] | None] = {}
         about = {"version": _VERSION, "budgets": self._budgets}
         try:
-            # A server that accepts and is silent would hold every decision for ever; half a lock's life is left then.
+            # A server that accepts and is silent would hold every decision forever; half a lock's life is left then.
             self._redis: Any = redis.Redis.from_url(
                 url, decode_responses=True, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=SOCKET_SECONDS
             )
@@ -282,9 +282,10 @@ class RedisStore(SharedStore):
                 text = self._redis.get(f"{prefix}:about")
         except StoreError as error:
             raise IbpoError(f"{where}: {error}") from None
-        except (ValueError, TypeError):  # a port that is none, an option that there is not
+        except (ValueError, TypeError):  # a port that is not a number, an option that does not exist
             raise IbpoError(
-                f"{where}: is no address that the package redis takes; write it as redis://:PASSWORD@127.0.0.1:6379/0, "
+                f"{where}: is not an address that the package redis takes; write it as "
+                "redis://:PASSWORD@127.0.0.1:6379/0, "
                 "with %2F for a / in the password"
             ) from None
         try:
@@ -365,7 +366,7 @@ class RedisStore(SharedStore):
         self._leases[holder] = lease
 
     def accounts(self) -> dict[str, list[TokenBucket]]:
-        """The accounts as they are now, but for quotas, of which there may be many."""
+        """The accounts as they are now, without quotas, of which there may be many."""
         with self._errors():
             rows = self._redis.hgetall(f"{self._prefix}:account")
         return {name: _decode(rows[name]) for name in sorted(rows)}

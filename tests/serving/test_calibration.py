@@ -174,7 +174,7 @@ def test_calibrate_reads_the_tables_that_allocate_reads(tmp_path, name):
 def test_a_cell_that_is_no_number_is_named(tmp_path):
     (tmp_path / "p.csv").write_text("prompt,p_extended\na,0.5\nb,often\n")
     result = run(tmp_path / "p.csv", "--out", tmp_path / "c.json")
-    assert result.exit_code == 2 and "p.csv, line 3, column 'p_extended': 'often' is no probability" in result.output
+    assert result.exit_code == 2 and "p.csv, line 3, column 'p_extended': 'often' is not a probability" in result.output
 
 
 def test_a_floor_is_kept_and_a_file_without_one_has_none(tmp_path):
@@ -330,9 +330,9 @@ def test_calibrate_from_a_policy(tmp_path):
     "rows, arguments, message",
     [
         ([{"p": 0.5}], [], "line 1: no value in column 'p_extended'; --columns score=... names one of 'p'"),
-        ([{"p_extended": 0.5}, {"p_extended": 1.5}], [], "line 2, column 'p_extended': 1.5 is no probability"),
-        ([{"p_extended": True}], [], "True is no probability"),
-        ([{"gain": True}], ["--columns", "score=gain"], "True is no gain; it must be a finite number"),
+        ([{"p_extended": 0.5}, {"p_extended": 1.5}], [], "line 2, column 'p_extended': 1.5 is not a probability"),
+        ([{"p_extended": True}], [], "True is not a probability"),
+        ([{"gain": True}], ["--columns", "score=gain"], "True is not a gain; it must be a finite number"),
         ([], [], "no prompts"),
         ([{"prompt": "a"}], ["--model", "x"], "--model: needs --prefix"),
     ],

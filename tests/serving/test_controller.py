@@ -8,7 +8,6 @@ import pytest
 
 from ibpo.allocation import allocate
 from ibpo.errors import IbpoError
-from ibpo.serving.calibration import Calibration, save_calibration
 from ibpo.serving.controller import TOTAL, BudgetPolicy, Candidate, Controller, ServingPolicy, TenantPolicy, read_policy
 
 SHARE = {"long": {"mean": 0.3, "response_group": "long"}}
@@ -346,7 +345,7 @@ def test_the_state_goes_through_json_bit_for_bit():
     "change, message",
     [
         (lambda state: state.pop("window"), "not one of Controller.state_dict"),
-        (lambda state: state.update(budgets=["tokens"]), "start anew"),
+        (lambda state: state.update(budgets=["tokens"]), "start again"),
         (lambda state: state.update(version=3), "version 3"),
     ],
 )
@@ -392,9 +391,9 @@ def test_bad_requests_change_nothing():
         ({"budget": {"x": {"mean": "a"}}}, "must be a number"),
         ({"budget": {"x": {"mean": 1, "maen": 2}}}, "unknown field 'maen'"),
         ({"budget": {"x": {"mean": 1, "name": "money"}}}, "unknown field 'name'"),  # which was left without effect
-        ({"budget": {"x": {"mean": 1, "carry": 2}}}, "carry is called burst now"),
-        ({"budget": {"x": {"mean": 1, "cushion": 2}}}, "cushion is called overcommit now"),
-        ({"budget": {"long": "30 percent"}}, "budget.long: .* is no amount"),
+        ({"budget": {"x": {"mean": 1, "carry": 2}}}, "carry is now called burst"),
+        ({"budget": {"x": {"mean": 1, "cushion": 2}}}, "cushion is now called overcommit"),
+        ({"budget": {"long": "30 percent"}}, "budget.long: .* is not an amount"),
         ({"budget": {"long>=": "30%"}}, "at_least in --plan"),
         ({"budget": TOKENS, "fair_share": 2}, "fair_share"),
         ({"budget": TOKENS, "tenant": {"a": {"at_least": {"token": 2}}}}, "no budget 'token'"),
@@ -416,18 +415,24 @@ def test_bad_plans(table, message):
         ServingPolicy.from_dict({**base, **table})
 
 
-def test_the_page_on_serving_runs(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[2] / "docs" / "explanation" / "serving.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["add-a-plug-in", "calibrate", "money-and-sessions", "learn-while-serving"])
+def test_the_pages_on_serving_run(tmp_path, monkeypatch, capsys, name):
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / f"{name}.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    save_calibration(Calibration.from_scores([0.1, 0.5, 0.8, 0.9], {}), "calibration.json")
-    names = {}
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(snippets) == 5
+    assert snippets
+    names = {}
     for code in snippets:
         exec(code, names)
+    promised = re.findall(r"^print\(.*\)  # (.*)", "\n".join(snippets), re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == promised
+
+
+def test_the_plan_of_the_documentation_is_read(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "calibrate.md").read_text(encoding="utf-8")
     (plan,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    Path("plan.toml").write_text(plan)
-    assert read_policy("plan.toml").tenants["gold"].at_least == {"extended": 0.2}
+    (tmp_path / "plan.toml").write_text(plan)
+    assert read_policy(tmp_path / "plan.toml").tenants["gold"].at_least == {"extended": 0.2}
 
 
 def test_a_request_of_several_answers_is_several_requests():

@@ -302,7 +302,7 @@ def test_turns_that_name_the_answer_before_are_one_conversation(world, stream):
     "damaged", [{"ratios": 5}, {"thinking": {"m/standard": [1]}}, {"responses": [1]}, {"chats": {"caches": 5}}, []]
 )
 def test_a_state_of_something_else_stops_no_gateway(world, tmp_path, damaged):
-    """What a process had learned of prompts is learned anew, and the log says so; it ended with a traceback."""
+    """What a process had learned of prompts is learned again, and the log says so; it ended with a traceback."""
     state = str(tmp_path / "book.sqlite")
     with SqliteStore(state, ["money"]) as store:
         store.save_state("one biller", damaged or {"ratios": []})
@@ -311,7 +311,7 @@ def test_a_state_of_something_else_stops_no_gateway(world, tmp_path, damaged):
         upstream.url, plan=MONEY, model={"price": PRICE}, upstream=QUICK, state=state, name="one"
     )
     (said,) = [row["message"] for row in rows() if row["event"] == "store"]
-    assert "start anew without it" in said
+    assert "start again without it" in said
     assert [status for status, _, _ in bulk(world, url, [{}])] == [200]
 
 

@@ -190,7 +190,7 @@ def test_the_upstream_says_whether_to_retry_and_callers_do_not_multiply_it(world
 
 
 def test_a_malformed_chunk_ends_the_answer_at_once(world):
-    """A chunk's length that is no number: the caller does not wait until the stream counts as silent."""
+    """A chunk's length that is not a number: the caller does not wait until the stream counts as silent."""
     upstream = world.upstream()
 
     async def reply(request, body):

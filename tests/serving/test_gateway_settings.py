@@ -43,25 +43,25 @@ from ibpo.serving.gateway.settings import (
             r"unknown key; known here|did you mean",
         ),
         ("[[model]\n", "is not TOML"),
-        ("refuse = ['/x']", "refuse: is gone, as only what is listed is passed on"),
-        ("allow = ['/v1/rerank']", "'/v1/rerank' is no method and path; write e.g. 'POST /v1/rerank'"),
+        ("refuse = ['/x']", "refuse: no longer exists, as only what is listed is passed on"),
+        ("allow = ['/v1/rerank']", "'/v1/rerank' is not a method and path; write e.g. 'POST /v1/rerank'"),
         (
             "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {max_completion_tokens = 9}}]",
             "max_completion_tokens is the group's cap, which is also reserved",
         ),
-        ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {n = 9}}]", "n is the caller's to say"),
+        ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {n = 9}}]", "n is set by the caller"),
         (
             "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', max_tokens = 9, max_thinking_tokens = 9}]",
             "give less than max_tokens",
         ),
-        ("[upstream]\nurl = 'http://127.0.0.1:80000/v1'", "upstream.url: is no address"),
-        ("[upstream]\nurl = 'http://[::1/v1'", "upstream.url: is no address"),
+        ("[upstream]\nurl = 'http://127.0.0.1:80000/v1'", "upstream.url: is not an address"),
+        ("[upstream]\nurl = 'http://[::1/v1'", "upstream.url: is not an address"),
         ("[upstream]\nurl = 'http://me:x@h/v1'\nkey_env = 'K'", "url: holds a user, and key_env names a key"),
         (
             "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', chat_template_kwargs = {day = 2026-07-26}}]",
-            "holds a date, which JSON has not",
+            "holds a date, which JSON does not have",
         ),
-        ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {top_p = inf}}]", "number that JSON has not"),
+        ("[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {top_p = inf}}]", "that JSON does not have"),
         (
             "[[model]]\nname = 'm'\nresponse_group = [{name = 'a', body = {options = {num_predict = 9}}}]",
             "options holds a cap or a count",
@@ -88,7 +88,7 @@ def test_example_of_the_documentation_is_read(tmp_path):
 
 
 def test_examples_of_money_sessions_and_the_calendar_are_read(tmp_path):
-    page = (Path(__file__).parent.parent.parent / "docs" / "how-to" / "gateway.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "money-and-sessions.md").read_text(encoding="utf-8")
     snippets = {text.split("\n")[0]: text for text in re.findall(r"```toml\n(\[.*?)```", page, re.DOTALL)}
     path = tmp_path / "gateway.toml"
     # Tables after [[model]] would still be read: TOML's order of tables is free.
@@ -102,6 +102,19 @@ def test_examples_of_money_sessions_and_the_calendar_are_read(tmp_path):
     (model,) = settings.model
     price = model.price_of(model.response_group[1])
     assert price is not None and (price.cached_input, price.reasoning) == (0.125, 10.0)
+
+
+def test_examples_of_tenants_are_read(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "serve-tenants.md").read_text(encoding="utf-8")
+    keys_file, lines = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "keys.toml").write_text(keys_file)
+    keys = read_keys(tmp_path / "keys.toml")
+    assert {tenant for _, tenant in keys.rows} == {"gold", "operator"}
+    (tmp_path / "gateway.toml").write_text(lines)
+    settings, tables = read_settings(tmp_path / "gateway.toml")
+    policy = build_policy(settings, tables)
+    assert policy.tenants["gold"].at_least == {"extended": 0.2}
+    assert set(keys.slices["gold"]) >= set(policy.slices) == {"law"}
 
 
 def test_a_router_has_to_know_the_response_groups():
@@ -140,7 +153,7 @@ def test_the_operator_is_told_what_bounds_the_tokens():
     (bound,) = said({"tokens": {"mean": 2000, "overdraft": 20000}})
     assert "overspent by 1,158,400 tokens" in bound  # 20,000 and 100 x 11,384
     (tight,) = said({"tokens": {"mean": 2000, "overcommit": 30000}})
-    assert "room for the caps of some 2 answers at a time, and 100 may be in flight" in tight
+    assert "room for the caps of about 2 answers at a time, and 100 may be in flight" in tight
     assert (
         "no hard bound, as extended of model m has no max_tokens"
         in said({"tokens": {"mean": 2000}}, max_tokens=None)[0]

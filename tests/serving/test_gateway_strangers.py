@@ -116,7 +116,7 @@ REFUSED = {
     "Stream": request({"Stream": True}),
     "an answer in the background": request({"input": "a", "background": True}, path="/v1/responses"),
     "an answer in the Background": request({"input": "a", "Background": True}, path="/v1/responses"),
-    # What is no JSON, or none in UTF-8.
+    # What is not JSON, or none in UTF-8.
     "NaN": request(PLAIN[:-1] + b', "temperature": NaN}'),
     "minus infinity": request(PLAIN[:-1] + b', "temperature": -Infinity}'),
     "a number of 5,000 digits": request(PLAIN[:-1] + b', "seed": ' + b"9" * 5000 + b"}"),

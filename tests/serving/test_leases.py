@@ -314,7 +314,7 @@ def test_a_store_that_is_gone_stops_nobody(tmp_path):
             )
             controller.settle(row, {"tokens": 40.0})
             await asyncio.sleep(0)
-        assert said == ["leases: the disk is gone; going on with what is left"]
+        assert said == ["leases: the disk is gone; continuing with what is left"]
         controller._store.transaction = failing
         await asyncio.sleep(0.1)
         await controller.close()

@@ -81,7 +81,7 @@ def test_it_goes_on_where_it_was_and_says_no_to_another_state():
     other = Lengths()
     other.load_state(json.loads(json.dumps(one.state_dict())))
     assert [one.expect("g", size, 1.0) for size in (1, 100, 1e4)] == [other.expect("g", s, 1.0) for s in (1, 100, 1e4)]
-    with pytest.raises(IbpoError, match="start anew without it"):
+    with pytest.raises(IbpoError, match="start again without it"):
         other.load_state({"means": 3})
 
 

@@ -664,7 +664,7 @@ def test_a_store_that_is_away_at_the_first_request_costs_no_answer(budget, monke
 
 
 def test_thinking_of_messages_stays_where_it_was(plugin, budget, monkeypatch):
-    """LiteLLM translates it; a field of that name is none of `/v1/responses`."""
+    """LiteLLM translates it; a field of that name is not one of `/v1/responses`."""
     monkeypatch.setattr(plugin, "_messages_land_at", lambda model: "responses")
 
     async def run():

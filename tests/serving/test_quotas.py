@@ -277,7 +277,7 @@ def test_a_session_has_a_total_that_callers_can_lower(world):
     assert day["spent"] == pytest.approx(sum(row["money"] for row in rows() if row["event"] == "request"))
     assert b'ibpo_calendar{budget="money",period="day",value="total"} 1.0' in call(f"{url}/metrics")[2]
     json.loads(call(f"{url}/budget.json")[2], parse_constant=pytest.fail)
-    for asked, said in (("euros=3", "is no total"), ("money=-1", "is no total"), ("money", "is no total")):
+    for asked, said in (("euros=3", "is not a total"), ("money=-1", "is not a total"), ("money", "is not a total")):
         status, _, body = call(
             f"{url}/v1/chat/completions", {"model": "m", "messages": []}, {**one, "x-ibpo-session-budget": asked}
         )
@@ -378,7 +378,7 @@ def test_money_needs_prices_and_a_file_with_quotas_alone_is_enough():
     [
         ({"session": {}}, "session: give tokens, money or both"),
         ({"session": {"money": 1, "idle_seconds": 2}}, "session.idle_seconds: must be at least 60"),
-        ({"calendar": {"time_zone": "Nowhere"}}, "'Nowhere' is no known time zone; write e.g. Europe/Berlin"),
+        ({"calendar": {"time_zone": "Nowhere"}}, "'Nowhere' is not a known time zone; write e.g. Europe/Berlin"),
         ({"calendar": {"week": {"money": 3}}}, "calendar.week: unknown key"),
         ({"calendar": {"day": {"money": -3}}}, "calendar.day.money: must be above 0"),
         ({"conversation": {"switch_gain": 2}}, "conversation.switch_gain"),

@@ -279,7 +279,7 @@ def test_gains_of_a_calibration_are_drawn_from_its_scores(tmp_path):
             ["--budget", "extended=30%", "--budget", "standard=60%"],
             "allow 0.9 of the requests together",
         ),
-        ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--assume", "time_unit=h"], "is none of s, ms, us"),
+        ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--assume", "time_unit=h"], "is not one of s, ms"),
         ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--assume", "factor=inf"], "must be from 0.001 to"),
         ('{"t": 0, "output_tokens": 1}', ["--plan", "none.toml"], "none.toml: cannot be read: "),
     ],
@@ -349,7 +349,7 @@ def test_published_traces_are_read_as_they_are(name, unit, column, seconds, num_
 def test_dates_that_are_none_are_named(tmp_path):
     path = tmp_path / "trace.csv"
     path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:99,1,2\n")
-    with pytest.raises(IbpoError, match=r"line 2, column 'TIMESTAMP': .* is no date; write it as"):
+    with pytest.raises(IbpoError, match=r"line 2, column 'TIMESTAMP': .* is not a date; write it as"):
         read_trace(path)
 
 

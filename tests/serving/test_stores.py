@@ -321,7 +321,7 @@ def test_a_database_of_something_else_is_left_alone(tmp_path):
 def test_what_is_no_address_of_redis_is_one_line(redis_url, address):
     from ibpo.serving.stores import RedisStore
 
-    with pytest.raises(IbpoError, match="is no address that the package redis takes; write it as redis://"):
+    with pytest.raises(IbpoError, match="is not an address that the package redis takes; write it as redis://"):
         RedisStore(address.replace("HERE", redis_url), ["long"])
 
 
@@ -367,7 +367,7 @@ def test_a_store_is_known_by_its_address(tmp_path, monkeypatch):
             open_store(address, ["long"])
     assert seen == ["redis://h:1/0", "rediss://h:1/0", "redis://h:1/0", "rediss://h:1/0", "unix:///run/r.sock"]
     for address in ("valkyrie://h", "postgres://u:secret@h/d", "file:///x"):
-        with pytest.raises(IbpoError, match=r"is no store; name a file, or a server by redis://, rediss://") as error:
+        with pytest.raises(IbpoError, match=r"is not a store; name a file, or a server by redis://, redis") as error:
             open_store(address, ["long"])
         assert "secret" not in str(error.value)
     with open_store(str(tmp_path / "a.sqlite"), ["long"]) as book:

@@ -224,7 +224,7 @@ class World:
         }
         written = io.StringIO()
         settings = build_settings(tables, "test")
-        made = Service(settings=settings, policy=build_policy(settings, plan), port=0, **service)
+        made = Service(settings=settings, policy=build_policy(settings, plan), **{"port": 0, **service})
 
         async def start():
             return await self.stack.enter_async_context(running(made, RequestLog(written)))

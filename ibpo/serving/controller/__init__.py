@@ -1,6 +1,6 @@
 """Hold an average budget on a stream of requests: which response group does each request get?
 
-Two calls per request, `Controller.decide` and `Controller.settle`. In the order of reading: `policy` (what is to be
+Two calls per request, `Controller.decide` and `Controller.settle`. In the order of reading: `policy` (what must be
 held), `accounts` (what was spent), `admission` (what may be spent: the theorem), `window` (what recent requests would
 spend at a price), `alarm` (has the traffic changed?), `pricing` (what is worth it, and how much room it needs),
 `correction` (what lengths really are), `controller` (the choice), `leases` (many processes on one budget).

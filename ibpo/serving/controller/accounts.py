@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from ibpo.errors import IbpoError
 
 TOTAL = "total"
+"""Name of the account of all requests."""
 QUOTA = "quota "
 """How the names of accounts with a total of their own begin: see `Controller.decide`."""
 
@@ -70,7 +71,7 @@ class TokenBucket:
 
     @property
     def deferred(self) -> float:
-        """Part of the balance that is not to be spent yet: see `returned` and `waiting`; at least 0."""
+        """Part of the balance that must not be spent yet: see `returned` and `waiting`; at least 0."""
         return self.returned + max(0.0, self.waiting)
 
     def room(self, overdraft: float, overcommit: float) -> float:
@@ -84,7 +85,7 @@ class TokenBucket:
         self.returned = most if returned > most else returned if returned > 0.0 else 0.0
 
     def forfeit(self, overdraft: float, burst: float, overcommit: float) -> None:
-        """Lose the credit beyond `burst` that no reserve needs, but for what is deferred."""
+        """Lose the credit beyond `burst` that no reserve needs, except what is deferred."""
         excess = self.balance - self.held - self.away - burst - self.deferred
         if excess > 0:
             excess = max(0.0, min(excess, self.room(overdraft, overcommit)))
@@ -170,7 +171,7 @@ class Ended(NamedTuple):
     actual: tuple[float, ...]
     """Per budget: what it cost."""
     cancelled: bool
-    """Whether it failed for good."""
+    """Whether it failed permanently."""
     restarts: int
     """`TokenBucket.restarts` when it ended."""
 
@@ -213,7 +214,7 @@ class AccountStore(Protocol):
 
 @dataclass
 class MemoryStore:
-    """Accounts in memory."""
+    """Accounts in memory, for one process."""
 
     num_budgets: int
     accounts: dict[str, list[TokenBucket]] = field(default_factory=dict)

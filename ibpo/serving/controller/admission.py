@@ -195,7 +195,7 @@ class Admission:
         return accounts + self.quotas((name, {}) for name in reservation.quotas)
 
     def accounts(self, tenant: str, slice_name: str) -> list[Account]:
-        """The accounts of a request, but for quotas."""
+        """The accounts of a request, without quotas."""
         if self._alone is not None and not tenant and not slice_name:
             return self._alone
         kept = self._kept.get((tenant, slice_name)) if self._keeps else None
@@ -231,7 +231,7 @@ class Admission:
 
     @staticmethod
     def _follow_promises(accounts: Sequence[Account]) -> None:
-        """Of what an earlier policy promised, this one keeps no more than it would: the rest is anybody's again."""
+        """Keep no more of an earlier policy's promises than this one makes: the rest is for everybody again."""
         for account in accounts[1:]:
             for main, bucket, depth in zip(accounts[0].buckets, account.buckets, account.bounds.depth, strict=True):
                 if abs(bucket.owed) > depth:

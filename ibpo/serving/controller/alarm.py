@@ -1,4 +1,4 @@
-"""Has the traffic changed for good? Speaks once per change. W requests, S figures."""
+"""Has the traffic changed permanently? Speaks once per change. W requests, S figures."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Alarm:
         self._reference = mean.tolist(), variance.tolist(), size
 
     def expect_change(self) -> None:
-        """What comes now differs because something has been learned: silent for 512 requests, then compared anew."""
+        """What comes now differs because something has been learned: silent for 512 requests, then compared again."""
         self._silent, self._reference = _LENGTH, None
 
     def state(self) -> list[Any]:

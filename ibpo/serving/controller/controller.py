@@ -51,8 +51,8 @@ class Controller:
         mean + sigma^2 (pi / 2w) tan(pi x / 2w)          per request,
 
     x the balance less what is held for promises, counted from the middle of [-overdraft, burst], w half the length of
-    that interval, sigma^2 the variance of a request's cost: of all drifts that keep a diffusion inside an interval for
-    ever, the one of least mean square (its stationary density is cos^2), hence the least loss of value; of a cost no
+    that interval, sigma^2 the variance of a request's cost: of all drifts that keep a diffusion inside an interval
+    forever, the one of least mean square (its stationary density is cos^2), so the least loss of value; of a cost no
     less than .6 mean, so that who overdraws repays over many requests. Where the
     policy does not say how long the interval is, it follows what the budget buys, so that the drift stays small and the
     most expensive of it fits (`ibpo.serving.controller.pricing.find_room`). A response group that costs more than the
@@ -71,7 +71,7 @@ class Controller:
     many responses are in flight.
 
     Args:
-        policy: What is to be held.
+        policy: The budgets to hold.
         store: Where the accounts are stored; in memory if None. Several controllers on one shared store hold the
             policy together, each with the prices of the traffic that it sees.
 
@@ -99,9 +99,9 @@ class Controller:
         self.num_too_dear: dict[str, int] = {}
         """Response group -> requests for which it was expected to cost more than there is room for (`overdraft`)."""
         self.quota_balances: dict[str, list[float]] = {}
-        """Of the last request: quota -> per budget what it has spent and expects to spend, as a negative number."""
+        """The last request's: quota -> per budget what it has spent and expects to spend, as a negative number."""
         self.short_quotas: list[str] = []
-        """Of the last request: the quotas that had no room for all of its candidates."""
+        """The quotas that had no room for all candidates of the last request."""
         self._in_memory = type(self.store) is MemoryStore
         self._explores = policy.explore > 0
         self._admission = Admission(policy, self.store)
@@ -122,7 +122,7 @@ class Controller:
 
     @property
     def num_drifts(self) -> int:
-        """How often the traffic has changed for good: see `ibpo.serving.controller.alarm.Alarm`."""
+        """How often the traffic has changed permanently: see `ibpo.serving.controller.alarm.Alarm`."""
         return self._pricing.num_drifts
 
     @property
@@ -263,7 +263,7 @@ class Controller:
         """The accounts of quotas, noted as used.
 
         Raises:
-            IbpoError: A budget that there is not, or a total that is no number.
+            IbpoError: A budget that there is not, or a total that is not a number.
         """
         for name, totals in quotas.items():
             for budget, total in totals.items():
@@ -548,7 +548,7 @@ class Controller:
         return self._end(request_id, actual, cancelled=False)
 
     def cancel(self, request_id: str, actual: Mapping[str, float] | None = None) -> bool:
-        """The request has failed for good: it counts no longer, and its reserve is free again.
+        """The request has failed permanently: it counts no longer, and its reserve is free again.
 
         Args:
             request_id: As given to `decide`.
@@ -691,7 +691,7 @@ class Controller:
             if state["version"] != _VERSION or state["budgets"] != names:
                 raise IbpoError(
                     f"state: of version {state['version']!r} with budgets {state['budgets']!r}, not {names!r}; start "
-                    "anew without it"
+                    "again without it"
                 )
             if store is None:
                 store = MemoryStore.from_state(len(names), state["book"])
@@ -707,7 +707,7 @@ class Controller:
         except IbpoError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise IbpoError(f"state: not one of Controller.state_dict: {error!r}; start anew without it") from None
+            raise IbpoError(f"state: not one of Controller.state_dict: {error!r}; start again without it") from None
         if shared:
             controller.recover()
         return controller

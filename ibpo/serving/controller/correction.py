@@ -1,4 +1,4 @@
-"""What responses really cost beside what was expected: corrects the estimates of later ones. K budgets."""
+"""What responses really cost compared with what was expected: corrects the estimates of later ones. K budgets."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 r"""Many processes on one budget: each spends a part of it that it has leased, without asking for every request.
 
-A process keeps accounts of its own in memory, and decides there. Of every account with a bound (the total, the ceilings
-of tenants and slices) it holds a *lease*, the room R_i that it may use up: what its requests bring is added to it, what
-they cost is taken out. A few times a second it exchanges with the shared accounts, in one transaction: it reports what
-has changed, gives back what it has too much of, and takes what it has too little of.
+A process keeps accounts of its own in memory, and decides there. For every account with a bound (the total, the
+ceilings of tenants and slices) it holds a *lease*, the room R_i that it may use up: what its requests bring is added to
+it, what they cost is taken out. A few times a second it exchanges with the shared accounts, in one transaction: it
+reports what has changed, gives back what it has too much of, and takes what it has too little of.
 
 Letters: for one account and budget, b the mean, B the balance of the shared account (b n - spent - estimated -
 forfeited, of all that has been reported), R_i the lease of process i as of its last report, `overdraft` the largest in
@@ -48,7 +48,7 @@ from ibpo.serving.controller.admission import Admission
 MOVED = ("balance", "overcommitted", "estimated", "forfeited", "num_requests", "returned", "spent", "unmet", "waiting")
 """Fields of a bucket that are reported as differences; promises (`owed`, `held`) stay in each process."""
 IN_FLIGHT = ("estimated", "overcommitted", "waiting")
-"""Of them, those that a process takes with it when it is gone."""
+"""Those of them that a process takes with it when it is gone."""
 REMEMBER_SECONDS = 7 * 86400.0
 """How long the lease of a process that is gone is remembered, should it come back."""
 
@@ -100,7 +100,7 @@ def exchange(store: LeaseStore, report: Report, *, now: float) -> Grant:
 
     Args:
         store: The shared accounts.
-        report: Of `Leaseholder.report`.
+        report: A report from `Leaseholder.report`.
         now: Seconds since 1970; only for how long ended leases are remembered.
     """
     with store.transaction():
@@ -185,7 +185,7 @@ def end_lease(store: LeaseStore, holder: str, *, now: float, spent: bool) -> boo
         holder: Whose.
         now: Seconds since 1970.
         spent: Whether the lease counts as spent, as its process is gone and may have used it up since its last report;
-            it is remembered, should the process come back. Else it is given back.
+            it is remembered, should the process come back. Otherwise it is given back.
 
     Returns:
         False: it had none.
@@ -225,7 +225,7 @@ class Leaseholder:
     Args:
         holder: A name that no other process has had: a lease belongs to one life of a process.
         store: The process's own accounts; nothing may be spent in them before the first answer.
-        admission: Of the same accounts.
+        admission: Admission to the same accounts.
     """
 
     def __init__(self, holder: str, store: MemoryStore, admission: Admission) -> None:
@@ -286,7 +286,7 @@ class Leaseholder:
             ]
             report.burst[account] = list(bounds.burst)
             rooms = [self.room_of(account, k) for k in range(len(buckets))]
-            # Of a fair part as it was last, what is held for promises at least, nothing is offered.
+            # Nothing is offered of the last fair part, or at least of what is held for promises.
             report.keeps[account] = [
                 max(bucket.held, (bucket.balance + overdraft) / self.num_holders)
                 for bucket, overdraft in zip(buckets, report.overdraft[account], strict=True)

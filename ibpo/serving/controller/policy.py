@@ -32,7 +32,7 @@ class BudgetPolicy:
 
         mean m + overdraft + burst,
 
-    and, while there are gains to be had, at least mean m - overdraft - burst. A share's are 5 responses each: one point
+    and, while there are gains left, at least mean m - overdraft - burst. A share's are 5 responses each: one point
     over 1,000 requests; a share of 0 has none. A cost's, unless given, follow what the budget buys: see
     `largest_overdraft`.
 
@@ -111,9 +111,9 @@ class TenantPolicy:
     """
 
     at_least: Mapping[str, float] = field(default_factory=dict)
-    """BudgetPolicy -> guaranteed minimum, as far as there are gains to be had."""
+    """Budget -> guaranteed minimum, as far as there are gains."""
     at_most: Mapping[str, float] = field(default_factory=dict)
-    """BudgetPolicy -> ceiling."""
+    """Budget -> ceiling."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,7 +192,7 @@ class ServingPolicy:
             for old, new in _RENAMED.items():
                 if old in row:
                     raise IbpoError(
-                        f"budget {name!r}: {old} is called {new} now, with the same meaning; rename the field"
+                        f"budget {name!r}: {old} is now called {new}, with the same meaning; rename the field"
                     )
             _check_keys(f"budget {name!r}", row, [f.name for f in fields(BudgetPolicy) if f.init and f.name != "name"])
             if "mean" not in row:
@@ -235,7 +235,7 @@ def widen(policy: ServingPolicy) -> ServingPolicy:
 
 
 def parse_budget_policies(texts: Iterable[str]) -> tuple[BudgetPolicy, ...]:
-    """Budgets as on the command line (`ibpo.budget`); overdraft, burst and overcommit are the defaults.
+    """Read budgets as on the command line (`ibpo.budget`); overdraft, burst and overcommit are the defaults.
 
     Raises:
         IbpoError: Where a text is no budget, or a controller cannot hold it, with the reason and the fix.

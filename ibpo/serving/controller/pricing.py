@@ -24,7 +24,7 @@ _EDGE = 0.999
 """Beyond this part of the half room the drift is infinite: nothing is bought, or all is."""
 _RIGHT_ANGLE = math.pi / 2
 _MOST_REPAID = 0.4
-"""Of the mean: an overdraft is repaid by no more than this per request. Where one response costs most of the room,
+"""Part of the mean: an overdraft is repaid by no more than this per request. Where one response costs most of the room,
 repaying it at once would deny the next requests all but the cheapest; what there is no room for is refused anyway."""
 
 _new_tuple = tuple.__new__
@@ -49,7 +49,7 @@ class Pricing:
     See `ibpo.serving.controller.Controller` for the rule.
 
     Args:
-        policy: What is to be held.
+        policy: The budgets to hold.
     """
 
     def __init__(self, policy: ServingPolicy) -> None:
@@ -57,7 +57,7 @@ class Pricing:
         self._total = Window(len(policy.budgets))
         self._own: dict[str, Window] = {}  # of accounts with a policy of their own
         self._unbound = [0.0] * len(policy.budgets)  # the total's prices, before any tenant's bounds
-        self._surprise = [0.0] * len(policy.budgets)  # variance of what responses cost beside their estimates
+        self._surprise = [0.0] * len(policy.budgets)  # variance of what responses cost relative to their estimates
         self.overdraft = [budget.least_overdraft for budget in policy.budgets]
         """Per budget the overdraft in force: as the policy says, else as `find_room` does."""
         # What no balance will ever have room for is not on the curves.
@@ -74,7 +74,7 @@ class Pricing:
 
     @property
     def num_drifts(self) -> int:
-        """How often the traffic has changed for good."""
+        """How often the traffic has changed permanently."""
         return self._total.alarm.num_drifts
 
     def expect_change(self) -> None:
@@ -213,7 +213,7 @@ class Pricing:
         return low, high
 
     def _variance(self, k: int) -> float:
-        """Variance of what a request costs: of what is expected, and of what responses cost beside that."""
+        """Variance of what a request costs: of what is expected, and of what responses cost relative to that."""
         return self._expected_variance(k) + self._surprise[k]
 
     def _expected_variance(self, k: int) -> float:
@@ -274,11 +274,11 @@ def find_room(known: float, unknown: float, most_expensive: float, mean: float) 
         w = max(5/4 most_expensive, (6 (sigma_e^2 / b^2)^2 + 10 pi sigma_s^2 / b^2) b),
 
     sigma_e^2 the variance of what is expected of a request at current prices, sigma_s^2 that of what responses cost
-    beside their estimates. The second part keeps the drift that surprises ask for at a twentieth of the mean, for who
-    pays them back at once disturbs the windows that had no part in them. The first is a rule of thumb, between traffic
-    where all windows of 1,000 can be within 1 % (costs that differ by less than their mean) and traffic where one
-    response in fifty costs twenty means: its factor was chosen on recorded mock AIME responses and synthetic traffic
-    (docs/log.md). And the most expensive of what is bought fits.
+    relative to their estimates. The second part keeps the drift that surprises ask for at a twentieth of the mean, for
+    who pays them back at once disturbs the windows that had no part in them. The first is a rule of thumb, between
+    traffic where all windows of 1,000 can be within 1 % (costs that differ by less than their mean) and traffic where
+    one response in fifty costs twenty means: its factor was chosen on recorded mock AIME responses and synthetic
+    traffic (docs/log.md). And the most expensive of what is bought fits.
 
     Args:
         known: sigma_e^2.

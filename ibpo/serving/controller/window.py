@@ -34,8 +34,8 @@ class Window:
 
     At price lambda of budget k, the others' prices fixed, request i takes the steps of its concave envelope of (cost,
     gain less the other budgets' price) whose slope is above lambda (`ibpo.allocation.envelope`). Sorted by slope, their
-    costs add up to the curve lambda -> mean cost; `price` reads it backwards, in O(log W). The curve is made anew after
-    every eighth of the window, O(W log W): amortised O(log W) a request.
+    costs add up to the curve lambda -> mean cost; `price` reads it backwards, in O(log W). The curve is made again
+    after every eighth of the window, O(W log W): amortised O(log W) a request.
 
     A request may be bound to prices of its own: it never pays less than `low` nor more than `high`. A response whose
     cost is above `most`, that no balance will ever have room for, is not on the curve.
@@ -103,13 +103,13 @@ class Window:
         most: Sequence[float] | None = None,
         means: Sequence[float] | None = None,
     ) -> None:
-        """Make the curves anew, budget after budget, each with the prices found so far; `prices` `[K]` is changed.
+        """Make the curves again, budget after budget, each with the prices found so far; `prices` `[K]` is changed.
 
         Args:
-            targets: `[K]` what is to be spent per request now.
+            targets: `[K]` what should be spent per request now.
             prices: `[K]` as they are.
             most: `[K]` the largest cost that there can be room for; None: any.
-            means: `[K]` what is to be spent in the long run; None: as now.
+            means: `[K]` what should be spent in the long run; None: as now.
         """
         implied = list(prices)
         num_new = len(self._pending)
@@ -138,7 +138,7 @@ class Window:
                 len(utility),
             )
             found = self.price(budget, targets[budget])
-            # Half way: with full steps two binding budgets answer each other's swings for ever.
+            # Half way: with full steps two binding budgets answer each other's swings forever.
             if found is not None and found < PROHIBITIVE:
                 prices[budget] = found if self._num_budgets == 1 else (prices[budget] + found) / 2
             alone = self.price(budget, means[budget]) if means is not None and self._num_budgets == 1 else None
@@ -277,7 +277,7 @@ def _least(values: FloatArray) -> FloatArray:
 def _steps(value: FloatArray, cost: FloatArray) -> tuple[FloatArray, NDArray[np.int64], FloatArray, FloatArray]:
     """Cost of the cheapest response `[W]`; request, cost and slope of every step up the envelopes."""
     size, width = value.shape
-    # A cost that is next to nothing is nothing: no slope may overflow.
+    # A cost that is almost 0 is 0: no slope may overflow.
     cost = np.where(np.abs(cost) < _NOTHING, 0.0, cost)
     if width == 2:  # nine in ten uses: no need of the general envelope
         extra = cost[:, 1] - cost[:, 0]

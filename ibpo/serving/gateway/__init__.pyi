@@ -1,8 +1,9 @@
 from .gains import ROUTER_SECONDS, FittedRouter, GainPredictor, PredictedGains
 from .quotas import open_quotas
-from .server import Service, serve
+from .server import Service, running, serve
 from .settings import (
     GROUPS_BY,
+    POLICY_TABLES,
     Keys,
     Settings,
     build_policy,
@@ -14,15 +15,17 @@ from .settings import (
     read_keys,
     read_settings,
 )
-from .telemetry import open_log
+from .telemetry import RequestLog, open_log
 
 __all__ = [
     "GROUPS_BY",
+    "POLICY_TABLES",
     "ROUTER_SECONDS",
     "FittedRouter",
     "GainPredictor",
     "Keys",
     "PredictedGains",
+    "RequestLog",
     "Service",
     "Settings",
     "build_policy",
@@ -35,5 +38,6 @@ __all__ = [
     "open_quotas",
     "read_keys",
     "read_settings",
+    "running",
     "serve",
 ]

@@ -15,8 +15,8 @@ class Access:
     """The tenants' keys, and the places for requests in flight.
 
     Args:
-        keys: Of the tenants; None: nobody needs one, and nobody is a tenant.
-        limits: Of the gateway's settings.
+        keys: The tenants' keys; None: nobody needs one, and nobody is a tenant.
+        limits: Limits of the gateway's settings.
     """
 
     def __init__(self, keys: Keys | None, limits: LimitSettings) -> None:
@@ -76,7 +76,7 @@ def governed_api(path: str, method: str, content_type: str, encoding: str) -> Ap
     """Which governed API a request is for; None: for none.
 
     Args:
-        path: Of `plain_path`.
+        path: A path from `plain_path`.
         method: The request's.
         content_type: Without its parameters, in small letters.
         encoding: `Content-Encoding`; "": there is none.

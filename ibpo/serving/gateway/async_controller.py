@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from ibpo.errors import IbpoError
+from ibpo.serving.clock import Clock
 from ibpo.serving.controller import (
     PROHIBITIVE,
     QUOTA,
@@ -82,13 +83,14 @@ class AsyncController:
     Args:
         policy: The budgets, and what tenants and slices are promised.
         state: A SQLite file, `redis://...`, or None.
-        name: Of this process among those that share the store: its window of recent traffic is kept under it.
+        name: Name of this process among those that share the store: its window of recent traffic is kept under it.
         stale_seconds: A reservation that is open for longer belongs to a process that is gone: it is settled as
             expected. One that is older when this process starts is at once, by the clock.
         on_failure: Called with what went wrong with the store.
         learner: Whose state is stored with the controller's.
-        keepers: What else this process knows, by name, to be stored likewise.
+        keepers: What else this process knows, by name, which is stored too.
         quotas: Says which accounts of sessions and of the calendar are over, and can be forgotten.
+        clock: What days and ages are counted by; None: the machine's.
     """
 
     def __init__(
@@ -102,7 +104,9 @@ class AsyncController:
         learner: Learner | None = None,
         keepers: Mapping[str, Keeper] | None = None,
         quotas: Quotas | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self.clock: Clock = time if clock is None else clock
         self.policy, self.num_open, self.last_drift, self._learner = policy, 0, 0.0, learner
         self._keepers: dict[str, Keeper] = {**(keepers or {}), **({} if learner is None else {"learner": learner})}
         self._quotas = quotas
@@ -119,7 +123,7 @@ class AsyncController:
         self._failure = -math.inf, ""  # when the store failed last, and how
         self._num_drifts = 0
         self._seen: dict[str, float] = {}  # open reservations, whosever they are: when they were first seen here
-        self._began = time.time() - time.monotonic()  # the clock, as it was when this process began
+        self._began = self.clock.time() - self.clock.monotonic()  # the clock, as it was when this process began
         self._moved: dict[str, tuple[int, float]] = {}  # holder -> number of its last report, when it was first seen
         self._holder = ""  # whose lease is this process's own
         self._keeper: asyncio.Task[None] | None = None
@@ -179,7 +183,7 @@ class AsyncController:
             found = controller.decide(
                 candidates,
                 request_id=request_id,
-                now=time.time(),
+                now=self.clock.time(),
                 tenant=tenant,
                 slice_name=slice_name,
                 num_requests=num_requests,
@@ -229,7 +233,7 @@ class AsyncController:
         self._end(reservation, lambda: self._controller.settle(reservation.request_id, known))
 
     def cancel(self, reservation: OpenReservation, actual: Mapping[str, float] | None = None) -> None:
-        """There was no answer: the request no longer counts, but for what it cost nevertheless. Never waits."""
+        """There was no answer: the request no longer counts, except what it cost nevertheless. Never waits."""
         known = {name: cost for name, cost in (actual or {}).items() if name in self._names}
         self._end(reservation, lambda: self._controller.cancel(reservation.request_id, known))
 
@@ -291,7 +295,7 @@ class AsyncController:
         return attempt
 
     async def _make_room(self, candidates: Sequence[Candidate], num_requests: int) -> None:
-        """What has to be waited for before a decision: nothing, where the accounts are at hand."""
+        """What has to be waited for before a decision: nothing, where the accounts are here."""
 
     async def _act(self, act: Callable[[], Result]) -> Result:
         """Do it where decisions are made."""
@@ -329,7 +333,7 @@ class AsyncController:
                     keeper.load_state(known)
             except IbpoError as error:
                 self._on_failure(str(error))
-        self._shared().expire(before=time.time() - self._stale)
+        self._shared().expire(before=self.clock.time() - self._stale)
 
     def _shared(self) -> Controller:
         """Ends what others have left in the store."""
@@ -382,7 +386,7 @@ class AsyncController:
 
         By the earlier of two clocks: one that is set forward must not give back to anybody what was spent.
         """
-        now = min(time.time(), self._began + time.monotonic())
+        now = min(self.clock.time(), self._began + self.clock.monotonic())
         for prefix, before in () if self._quotas is None else self._quotas.forgotten(now, 2 * self._stale):
             self._controller.forget(prefix, before)
 
@@ -392,7 +396,7 @@ class AsyncController:
         That is how long this process has seen it, not the time stored with it: a clock that is set, here or on another
         machine, ends nothing that is in flight, and keeps nothing reserved.
         """
-        now, open_now, shared = time.monotonic(), self._store.older_than(math.inf), self._shared()
+        now, open_now, shared = self.clock.monotonic(), self._store.older_than(math.inf), self._shared()
         self._seen = {name: self._seen.get(name, now) for name in open_now}
         gone = [name for name, since in self._seen.items() if now - since > self._stale]
         settled = [name for name in gone if shared.settle(name)]
@@ -410,7 +414,7 @@ class AsyncController:
             for holder, number in found.items()
         }
         gone = [name for name, (_, since) in self._moved.items() if name != self._holder and now - since > GONE_SECONDS]
-        return [holder for holder in gone if end_lease(self._store, holder, now=time.time(), spent=True)]
+        return [holder for holder in gone if end_lease(self._store, holder, now=self.clock.time(), spent=True)]
 
     def _calendar(self, now: float) -> list[dict[str, Any]]:
         """What the current hour, day and month have cost."""
@@ -453,7 +457,7 @@ class AsyncController:
     def _snapshot(self) -> dict[str, Any]:
         controller, budgets = self._controller, self.policy.budgets
         accounts = self._store.accounts if isinstance(self._store, MemoryStore) else self._store.accounts()
-        now = time.time()
+        now = self.clock.time()
         if controller.num_drifts > self._num_drifts:
             self._num_drifts, self.last_drift = controller.num_drifts, now
         total = accounts.get("total") or [TokenBucket() for _ in budgets]
@@ -484,9 +488,7 @@ class AsyncController:
             "tenants": [
                 self._part(name, rows) for name, rows in sorted(accounts.items()) if name.startswith("tenant ")
             ],
-            "slices": [
-                self._part(name, rows) for name, rows in sorted(accounts.items()) if name.startswith("slice ")
-            ],
+            "slices": [self._part(name, rows) for name, rows in sorted(accounts.items()) if name.startswith("slice ")],
             "corrections": {
                 group: dict(zip(self._names, ratios, strict=True)) for group, ratios in controller.corrections.items()
             },

@@ -9,11 +9,11 @@ A response group is one way of answering, e.g. with short or extended reasoning;
 budget bounds a mean per request, of tokens or of answers by one group. What must be known before anything is changed:
 
 1. **The reserve is what the body allows.** The bound on what a budget can be overspent is a theorem about reserves
-   (docs/explanation/serving.md): no answer may cost more than was reserved for it. `make_candidate` reserves
+   (docs/explanation/why-budgets-hold.md): no answer may cost more than was reserved for it. `make_candidate` reserves
    `max_tokens_of` x the number of answers, and `set_group` writes the same number under every name of the cap.
 2. **A reservation ends once.** After `decide`, every way out (an answer, an error, a broken stream, a caller that is
-   gone, a bug) leads through `end`, hence the `finally` of who calls. A second end does nothing; one that is missing
-   holds its reserve back from everybody until the reservation is stale.
+   gone, a bug) leads through `end`: that is why the caller has a `finally`. A second end does nothing; one that is
+   missing holds its reserve back from everybody until the reservation is stale.
 3. **Only what cost nothing is cancelled**: the upstream gave an error, or no answer, or a cache had it. All else is
    settled at the upstream's usage as far as the body allowed it, else at the text that came, else at what was expected;
    never at 0 because nothing is known, or callers who disconnect early would get reasoning for nothing.
@@ -52,7 +52,7 @@ from ibpo.serving.lengths import Length, Lengths
 
 SLICE_HEADER = f"{OWN_HEADERS}slice"
 LEAST_LEARNED = 4.0
-"""Of a caller's own cap, in parts of what is expected: lengths are learned from answers with at least that."""
+"""Least cap of a caller's own, in parts of the expected length: lengths are learned from answers with at least that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +120,7 @@ class Decider:
             tenant: Who asks; "" belongs to nobody.
             send_probe: Asks the upstream for the probe's token.
             opening_tokens: Knows the first tokens of the openings.
-            first: An answer of the standard group that is there already, and what the others gain beside it.
+            first: An answer of the standard group that is there already, and what the others gain over it.
 
         Raises:
             IbpoError: A request that asks for too much, or a header that cannot be read. Nothing is reserved then.
@@ -131,7 +131,7 @@ class Decider:
         # What would each response group gain? Nothing is reserved yet: an error costs nothing.
         model = self.settings.model_of(request.model)
         check_size(request, model.response_group, self.settings.limits)
-        now = time.time()
+        now = self.controller.clock.time()
         # Before a probe is sent: a header that cannot be read is refused, and nothing has been generated.
         quotas = [] if self.quotas is None else self.quotas.find(caller, tenant, now)
         if first is not None:
@@ -270,7 +270,7 @@ class Decider:
             elif record.tokens is None:
                 self.controller.settle(reservation, None)
             else:
-                actual = {"tokens": record.tokens + probe_tokens}
+                actual, prompt = {"tokens": record.tokens + probe_tokens}, None
                 if decision.bill is not None and self.biller is not None:
                     prompt = read_prompt(usage.usages)
                     actual["money"] = self._charge(decision, record.tokens, prompt)
@@ -290,7 +290,7 @@ class Decider:
                     record.fields["money"] = float(f"{actual['money']:.6g}")
                 self.controller.settle(reservation, actual)
                 if decision.comparison is not None and record.outcome == "answered" and record.counted == "usage":
-                    self._compare(decision, decision.comparison, actual)
+                    self._compare(decision, decision.comparison, actual, prompt)
         is_whole = record.outcome == "answered" and record.tokens is not None
         each = (record.tokens or 0.0) / decision.request.num_answers
         believed = self.expected_lengths.num_believed
@@ -304,12 +304,12 @@ class Decider:
         if record.outcome == "answered" and (usage.reasoning or len(decision.model.response_group) > 1):
             self._check_group(record, decision.model, usage.reasoning, decision.request.num_answers)
 
-    def _compare(self, decision: Decision, comparison: Comparison, actual: Mapping[str, float]) -> None:
+    def _compare(
+        self, decision: Decision, comparison: Comparison, actual: Mapping[str, float], prompt: TokenUse | None
+    ) -> None:
         """Add an answer to what is known of the savings; see `savings.py`."""
-        money, prompt = None, None
-        if self.biller is not None and self.biller.is_priced and "money" in actual:
-            prompt = read_prompt(decision.usage.usages)
-        if self.biller is not None and prompt is not None:
+        money = None
+        if self.biller is not None and self.biller.is_priced and prompt is not None and "money" in actual:
             money = actual["money"], *self.biller.compare(decision.model, comparison.response_group, prompt)
         name = decision.model.name
         self.metrics.savings.add(name, decision.group.name, comparison, actual["tokens"], money)
@@ -427,7 +427,7 @@ class Decider:
             )
         except IbpoError as error:
             self.metrics.failures.labels("store").inc()
-            self.metrics.unbudgeted.inc()
+            self.metrics.count_uncounted()
             self.log.write("store_failed", request_id=record.request_id, message=str(error))
             return None
 
@@ -436,7 +436,7 @@ def outcome_of_stream(usage: StreamUsage) -> str:
     """What became of a stream that came to its end, by what it said."""
     if usage.failed:
         return "cut" if usage.total else "failed"
-    # Not every server says [DONE]; one that ended in good order without a word of its cost is suspect.
+    # Not every server says [DONE]; one that ended in good order and reports no cost is suspect.
     return "answered" if usage.finished or usage.is_counted else "cut"
 
 
@@ -444,7 +444,7 @@ def choose_groups(request: OpenAIRequest, model: ModelSettings, gains: Gains) ->
     """The response groups that compete for a request, by name; the standard one always does.
 
     Another that cannot be set in the request does not compete: else it would be reserved as extended and answered as
-    standard. Of a standard group that cannot be set there is only the cap: without it the others would be given
+    standard. A standard group that cannot be set has only the cap: without it the others would be given
     whatever the budget says.
     """
     standard = model.response_group[0]

@@ -38,13 +38,13 @@ class FirstAnswer:
     began: float
     """When the request came, by `time.perf_counter`."""
     gains: Gains
-    """Of the other groups beside it; `only` the standard one where nothing can be said."""
+    """Gains of the other groups over it; `only` the standard one where nothing can be said."""
     answer: dict[str, Any] = field(default_factory=dict)
     """The first answer, as JSON, as the caller may see it; empty: it was lost."""
     headers: CIMultiDict[str] = field(default_factory=CIMultiDict)
     """The upstream's."""
     cost: AnswerCost = field(default_factory=AnswerCost)
-    """Of the first answer."""
+    """Cost of the first answer."""
     tokens: tuple[float, ...] = ()
     """Completion tokens of each first answer; 0 where they were lost."""
 
@@ -84,7 +84,7 @@ async def make_first(
     limits: LimitSettings,
     restored: Callable[[bytes], bytes],
 ) -> FirstAnswer | None:
-    """Ask for the first answer, or two of them, and what is to be gained beside it.
+    """Ask for the first answer, or two of them, and estimate what the other groups would gain over it.
 
     Args:
         router: Decides after it.
@@ -92,8 +92,8 @@ async def make_first(
         model: Its table.
         upstream: Is asked.
         path: With its parameters, as the caller wrote it.
-        headers: As they are to be sent.
-        limits: Of the gateway.
+        headers: Headers of the request to the upstream.
+        limits: Limits of the gateway.
         restored: An answer as callers are to see it.
 
     Returns:
@@ -188,7 +188,7 @@ def _wants_logprobs(request: OpenAIRequest) -> bool:
 
 
 def _read(answer: UpstreamAnswer, most: int, restored: Callable[[bytes], bytes]) -> dict[str, Any] | None:
-    """The JSON object of a whole answer; None: it is none."""
+    """The JSON object of a whole answer; None where it is not one."""
     data = answer.decoded(most) if answer.complete and answer.can_decode else None
     try:
         row = json.loads(restored(data or b""))
@@ -203,7 +203,7 @@ def _has_choice(row: dict[str, Any] | None) -> bool:
 
 
 def read_answer(rows: list[dict[str, Any]], request: OpenAIRequest, tokens: float) -> dict[str, float]:
-    """What answers show, as `ibpo.routing.read_shown` says it; `failed`: JSON was asked for, and it is none."""
+    """What answers show, as `ibpo.routing.read_shown` says it; `failed`: JSON was asked for, and this is not JSON."""
     choices = [row["choices"][0] for row in rows]
     texts = [_text(choice) for choice in choices]
     wanted = request.body.get("response_format")
@@ -226,7 +226,7 @@ def _text(choice: Mapping[str, Any]) -> str:
 
 
 def _mean_logprob(choice: Mapping[str, Any]) -> float | None:
-    """Of chats `logprobs.content[].logprob`, of completions `logprobs.token_logprobs`."""
+    """Mean log-probability: of a chat's `logprobs.content[].logprob`, of a completion's `logprobs.token_logprobs`."""
     found = choice.get("logprobs")
     if not isinstance(found, dict):
         return None

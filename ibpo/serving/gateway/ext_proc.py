@@ -4,7 +4,7 @@ Envoy makes one gRPC call for each HTTP request, and sends what it sees of it in
 answer, which may change headers and body. A governed request, from top to bottom:
 
     request_headers   -> who asks, for what (`access.py`); ask for the body, and for the answer as it comes
-    request_body      -> decide and reserve (`decision.py`), write the body anew, with its length
+    request_body      -> decide and reserve (`decision.py`), write the body again, with its length
     response_headers  -> what the upstream said; whole (JSON) or piece by piece (a stream)?
     response_body ... -> read the usage; take it out again where the caller did not ask for it
     the call ends     -> settle or cancel, once
@@ -155,12 +155,12 @@ class ExtProc:
             if message.end_of_stream:
                 raise Refusal(400, "bad_request", "the body is empty; send JSON")
             mode = answer.mode_override
-            # Of the answer's body not yet: asked for at its headers, a JSON answer keeps its length.
+            # Not yet of the answer's body: asked for at its headers, a JSON answer keeps its length.
             mode.request_body_mode, mode.response_header_mode, mode.response_trailer_mode = BUFFERED, SEND, SEND
         return answer
 
     def _sent_headers(self, call: _Call) -> CIMultiDict[str]:
-        """The headers that the upstream gets, but for those that are Envoy's to write."""
+        """The headers that the upstream gets, except those that are Envoy's to write."""
         headers = CIMultiDict((name, value) for name, value in call.caller.items() if not _is_envoys(name))
         upstream = self.governor.upstream
         anthropic = is_anthropics(call.path, headers)
@@ -300,7 +300,7 @@ async def serving_ext_proc(
 
     Args:
         governor: Decides.
-        access: Of the process.
+        access: Access of the process.
         address: `HOST:PORT` (port 0: any free one) or `unix:PATH`.
         reuse_port: Share the port with other processes.
 

@@ -4,7 +4,7 @@ r"""What would each response group gain on this request? Asks the caller, a rout
 budget: gains only decide who gets what there is. A source that fails costs nobody the answer: the next one is asked.
 
 The policy itself is asked by a probe, one token with its log-probabilities. What all openings begin with is forced
-(appended to the prompt), and the next token tells the response groups apart:
+(appended to the prompt), and the next token distinguishes the response groups:
 
     p_g = sum of the probabilities of the tokens that begin the rest of g's opening,
 
@@ -32,11 +32,12 @@ from ibpo.serving.gateway.settings import GroupSettings, ModelSettings
 GROUP_HEADER = "x-ibpo-response-group"
 GAIN_HEADER = "x-ibpo-gain"
 ROUTER_SECONDS = 5.0
+"""Longest wait for a router; without its gains the settings count."""
 PROBE_FIELDS = ("model", "messages", "prompt", "chat_template_kwargs", "tools", "tool_choice", "user", "priority")
 """Fields of the request that the probe takes along: what decides the prompt, and who pays."""
 
 LEAST_MASS = 0.05
-"""Of several openings together, for their ratio to mean anything."""
+"""Least probability of several openings together for their ratio to mean anything."""
 MAX_KNOWN_MODELS, MAX_MODEL_NAME = 256, 256
 
 SendProbe = Callable[[bytes], Awaitable[bytes]]
@@ -225,7 +226,7 @@ class PredictedGains(NamedTuple):
 
 
 class GainPredictor(Protocol):
-    """What predicts gains. Called from threads, several requests at a time; an error costs nobody the answer."""
+    """Predicts gains. Called from threads, several requests at a time; an error costs nobody the answer."""
 
     def gain(self, request: Mapping[str, Any]) -> PredictedGains:
         """Predict.
@@ -254,7 +255,7 @@ class FittedRouter:
         if beside:
             names = ", ".join(beside)
             raise IbpoError(
-                f"{place}: needs the numbers {names} beside each prompt, which requests lack; fit it without"
+                f"{place}: needs the numbers {names} with each prompt, which requests do not have; fit it without them"
             )
         if fitted.embedding and fitted.embed is None:
             raise IbpoError(f"{place}: needs embeddings; give the server that makes them to ibpo.routing.load_router")
@@ -270,11 +271,11 @@ class FittedRouter:
         return self._predict(request, {})
 
     def gain_after(self, request: Mapping[str, Any], shown: Mapping[str, float]) -> PredictedGains:
-        """What the others gain beside the standard group's answer, and the tokens that they cost besides.
+        """What the other groups gain over the standard group's answer, and the tokens that they cost more.
 
         Args:
             request: As for `gain`.
-            shown: Of `ibpo.routing.read_shown`.
+            shown: What `ibpo.routing.read_shown` returns.
         """
         found = self._predict(request, {name: [shown[name]] for name in self.first["shown"]})
         standard = found.tokens.get(self.groups[0], 0.0)
@@ -391,7 +392,7 @@ def read_opening_probabilities(
 
 
 def _likely_first_tokens(opening: str, tokens: Sequence[str]) -> frozenset[str]:
-    """Of some tokens those by which an opening may begin, where its own first token is not known.
+    """Those of some tokens by which an opening may begin, where its own first token is not known.
 
     Example:
         >>> sorted(_likely_first_tokens("Solution", ["S", "So", "Sol", "Solution:", "A"]))

@@ -82,7 +82,7 @@ class Governor(Decider):
         """Decide, and write the body as the upstream is to get it. The decision is the caller's to `end`.
 
         Args:
-            request: Of `read_or_refuse`.
+            request: A request from `read_or_refuse`.
             caller: The headers as they came.
             headers: As they are sent on, also with a probe.
             tenant: Who asks; "" belongs to nobody.
@@ -131,7 +131,7 @@ class Governor(Decider):
             if router is None:
                 return None
             if self.quotas is not None:  # headers that cannot be read are refused before anything is generated
-                self.quotas.find(http_request.headers, tenant, time.time())
+                self.quotas.find(http_request.headers, tenant, self.controller.clock.time())
             num_asked = router.first["answers"]
             first = await make_first(
                 router,

@@ -30,8 +30,8 @@ class Learner:
     The features of a request are what is predicted of it without learning: 1, the gains, and the logarithms of the
     lengths. So a prediction that is always wrong by a constant or a factor is put right after some tens of outcomes.
     Gains are differences, outcomes are not: of each outcome the level is taken, the fading mean over all response
-    groups of what it is beyond the gain that was predicted. Else what is learned of the standard group alone, which is
-    asked most, would be counted against the others.
+    groups of what it is beyond the gain that was predicted. Otherwise what is learned of the standard group alone,
+    which is asked most, would be counted against the others.
 
     Args:
         settings: Whose models with `learn` are learned of.
@@ -108,7 +108,7 @@ class Learner:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken.
 
-        A model that is new, or whose response groups are others or in another order, begins anew: the features of its
+        A model that is new, or whose response groups are others or in another order, begins again: the features of its
         requests were others.
 
         Raises:
@@ -121,7 +121,7 @@ class Learner:
                     continue
                 weight, total = map(float, saved["level"])
             except (TypeError, ValueError, AttributeError) as error:
-                raise IbpoError(f"state: not one of Learner.state_dict: {error!r}; start anew without it") from None
+                raise IbpoError(f"state: not one of Learner.state_dict: {error!r}; start again without it") from None
             router.load_state(saved)
             self._levels[name] = weight, total
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ibpo.errors import IbpoError
+from ibpo.serving.clock import Clock
 from ibpo.serving.controller import (
     AccountStore,
     Candidate,
@@ -43,11 +44,12 @@ class LeasedController(AsyncController):
         policy: The budgets. Where one does not say how much room it has, it gets what leases need (`widen`).
         state: A SQLite file or `redis://...`, shared by all processes.
         seconds: Between two exchanges.
-        name: Of this process: its window of recent traffic is kept under it.
+        name: Name of this process: its window of recent traffic is kept under it.
         stale_seconds: After which reservations are settled that a process without a lease, now gone, has left open.
         on_failure: Called with what went wrong with the store.
         learner: Whose state is stored with the controller's.
-        keepers: What else this process knows, by name, to be stored likewise.
+        keepers: What else this process knows, by name, which is stored too.
+        clock: As for `AsyncController`.
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class LeasedController(AsyncController):
         on_failure: Callable[[str], None] = lambda message: None,
         learner: Learner | None = None,
         keepers: Mapping[str, Keeper] | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        more: dict[str, Any] = {"on_failure": on_failure, "learner": learner, "keepers": keepers}
+        more: dict[str, Any] = {"on_failure": on_failure, "learner": learner, "keepers": keepers, "clock": clock}
         super().__init__(widen(policy), state, name=name, stale_seconds=stale_seconds, **more)
         self.num_exchanges = 0
         self._seconds = seconds
@@ -90,7 +93,7 @@ class LeasedController(AsyncController):
         await self.exchange()
         try:
             if self._is_reachable:
-                await self._run(lambda: end_lease(self._store, self._holder, now=time.time(), spent=False))
+                await self._run(lambda: end_lease(self._store, self._holder, now=self.clock.time(), spent=False))
         except IbpoError as error:
             self._on_failure(f"leases: {error}; what is left of the lease counts as spent")
         await super().close()
@@ -115,12 +118,12 @@ class LeasedController(AsyncController):
     async def _exchange(self) -> None:
         report = self._lease.report()
         try:
-            grant = await self._run(lambda: exchange(self._store, report, now=time.time()))
+            grant = await self._run(lambda: exchange(self._store, report, now=self.clock.time()))
             self._lease.take(grant)
             self._is_reachable = True
         except IbpoError as error:
             if self._is_reachable:
-                self._on_failure(f"leases: {error}; going on with what is left")
+                self._on_failure(f"leases: {error}; continuing with what is left")
             self._is_reachable = False
         finally:
             self._exchanging, self._exchanged = None, time.monotonic()
@@ -166,6 +169,7 @@ def make_controller(
     keepers: Mapping[str, Keeper],
     learner: Learner | None = None,
     quotas: Quotas | None = None,
+    clock: Clock | None = None,
 ) -> AsyncController:
     """The controller of a process: by leases where `lease` says how many seconds are between two exchanges.
 
@@ -174,16 +178,15 @@ def make_controller(
             and `overcommit`.
     """
     more: dict[str, Any] = {"name": name, "on_failure": on_failure, "learner": learner, "keepers": keepers}
+    more["clock"] = clock
     if lease is None:
         return AsyncController(policy, state, stale_seconds=stale_seconds, quotas=quotas, **more)
     if state is None:
-        raise IbpoError("a lease is of accounts that processes share: name a SQLite file or a redis://... as state too")
+        raise IbpoError("a lease needs accounts that processes share: name a SQLite file or a redis://... as state too")
     if not 0.01 <= lease <= 60:
         raise IbpoError(f"lease: is {lease!r}; it must be seconds between two exchanges, 0.01 to 60, e.g. 0.25")
     if any(budget.overcommit < math.inf for budget in policy.budgets):
-        raise IbpoError(
-            "leases do not divide overcommit among processes: take it out of the budget, or the lease"
-        )
+        raise IbpoError("leases do not divide overcommit among processes: take it out of the budget, or the lease")
     if quotas is not None:
         raise IbpoError(
             "leases hold averages only, and the settings have totals of sessions or of the calendar: take [session] "

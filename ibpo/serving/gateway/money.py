@@ -29,11 +29,11 @@ PROMPT_FIELDS = (
 TOKENS_PER_BYTE = 0.25
 """Before anything is known of a model's prompts."""
 HIDDEN_TOKENS = 1000
-"""Of a prompt, what a chat template or a server's own instructions may add to its bytes: more is history that the
+"""What a chat template or a server's own instructions may add to a prompt's bytes: more is history that the
 upstream keeps, or a file, and says nothing of the next prompt."""
 MOST_RESPONSES = 16_384
 MOST_MODELS, MOST_NAME = 1024, 256
-"""Of models as callers name them, which some upstreams do not look at: the last so many, by their names' beginnings."""
+"""Most models as callers name them, which some upstreams ignore: the last ones, by the beginnings of their names."""
 _MEMORY = 64
 _FREE = Price(input=0.0, cached_input=0.0, cache_write=0.0, output=0.0, reasoning=0.0)
 
@@ -51,7 +51,7 @@ class Bill:
     now: float
     tenant: str = ""
     kept_tokens: float = 0.0
-    """Of the prompt, what the upstream itself keeps of earlier turns (`previous_response_id`, `conversation`)."""
+    """The part of the prompt that the upstream keeps of earlier turns (`previous_response_id`, `conversation`)."""
 
 
 class Biller:
@@ -132,8 +132,8 @@ class Biller:
             bill: As the request was seen.
             model: Its model.
             group: Its response group.
-            tokens: Of the completion, thoughts included.
-            reasoning: Of the thoughts.
+            tokens: Tokens of the completion, thoughts included.
+            reasoning: Tokens of the thoughts.
             probed: Tokens that the probe generated.
             prompt: The prompt's tokens as the upstream reports them; None: as expected.
         """
@@ -152,7 +152,7 @@ class Biller:
         return self._chats.prices[name].of(use) + self._probe(name, bill, probed)
 
     def compare(self, model: ModelSettings, response_group: str, prompt: TokenUse) -> tuple[float, float]:
-        """What a prompt, cached as it was, would be billed by another response group, and its price of a token of output.
+        """What a prompt, cached as it was, would be billed by another response group, and its price of an output token.
 
         Thoughts are priced apart where the settings say so, at their part of what the group has written so far.
         """
@@ -162,7 +162,8 @@ class Biller:
         price = self._chats.prices[name]
         thinking, of_tokens = self._thinking.get(name, (0.0, 1.0))
         rate = price.output + (price.reasoning - price.output) * min(1.0, thinking / of_tokens)
-        return price.of(replace(prompt, output=0.0, reasoning=0.0)), rate / 1e6
+        asked = price.input * prompt.input + price.cached_input * prompt.cached_input
+        return (asked + price.cache_write * prompt.cache_write) / 1e6, rate / 1e6
 
     def learn(
         self,
@@ -176,7 +177,7 @@ class Biller:
         prompt: TokenUse | None,
         response_id: str = "",
     ) -> None:
-        """An answer is complete: its cache holds the prompt and what was said, but for the thoughts."""
+        """An answer is complete: its cache holds the prompt and what was said, without the thoughts."""
         whole, conversation = bill.prompt_tokens, bill.conversation
         if request.api == "responses" and response_id:  # the next turn may name it
             key = f"{bill.tenant}\0{response_id}"
@@ -236,7 +237,7 @@ class Biller:
             responses = OrderedDict((str(name), str(chat)) for name, chat in state.get("responses", ()))
             chats = state.get("chats")
         except (TypeError, ValueError, LookupError, AttributeError) as error:
-            raise IbpoError(f"state: not one of Biller.state_dict: {error!r}; start anew without it") from None
+            raise IbpoError(f"state: not one of Biller.state_dict: {error!r}; start again without it") from None
         if self._chats is not None and chats:
             self._chats.load_state(chats)
         self._ratios, self._thinking, self._responses = OrderedDict(ratios), thinking, responses

@@ -40,7 +40,7 @@ CAP_FIELDS: dict[Api, tuple[str, ...]] = {
     "responses": ("max_output_tokens",),
     "messages": ("max_tokens",),
 }
-"""The names of the cap in each API, the usual one first; servers take the others of `CAPS` beside them."""
+"""The names of the cap in each API, the usual one first; servers take the others of `CAPS` too."""
 TEMPLATE_APIS = ("chat", "messages")
 """Where servers take `chat_template_kwargs` (vLLM, llama.cpp)."""
 THINKING_CAPS = (
@@ -57,7 +57,7 @@ THINKING_CAPS = (
 LEAST_LENGTHS = ("min_tokens", "min_new_tokens")
 """What servers call the least length of an answer."""
 LEAST_THINKING = 1024
-"""Of Anthropic's `thinking.budget_tokens`, which also has to be below `max_tokens`."""
+"""Least value of Anthropic's `thinking.budget_tokens`, which also has to be below `max_tokens`."""
 OPTION_TEXTS = frozenset(["extrabody", "samplingparams", "parameters", "options", "generationconfig"])
 """Options that some servers also take as a text (as `plain_name` writes the names)."""
 READ = frozenset(["model", "stream", "stream_options", "prompt", "messages", "input", "thinking", "background"])
@@ -264,7 +264,8 @@ def max_tokens_of(request: OpenAIRequest, group: GroupSettings) -> int | None:
 def write_body(request: OpenAIRequest, group: GroupSettings, model: ModelSettings) -> bytes:
     """The request as the upstream gets it: the caller's, with the response group set.
 
-    It is written anew even where nothing is set: a body with one key twice could mean one thing here and another there.
+    It is written again even where nothing is set: a body with one key twice could mean one thing here and another
+    there.
 
     Raises:
         IbpoError: A number that JSON cannot say.
@@ -342,7 +343,7 @@ def _set_thinking(body: Json, api: Api, most: int | None, cap: int | None) -> No
 
 
 def _may_think(request: OpenAIRequest, group: GroupSettings) -> bool:
-    """Whether Anthropic's API takes thinking in this request: room below the cap, nothing that it forbids beside it."""
+    """Whether Anthropic's API takes thinking in this request: room below the cap, nothing with it that it forbids."""
     body, cap, choice = request.body, max_tokens_of(request, group), request.body.get("tool_choice")
     forced = isinstance(choice, dict) and choice.get("type") in ("any", "tool")
     plain = body.get("temperature") in (None, 1) and body.get("top_k") is None and not forced
@@ -350,18 +351,18 @@ def _may_think(request: OpenAIRequest, group: GroupSettings) -> bool:
 
 
 def _check_spelling(name: str, value: Any) -> None:
-    """Check that a field is none of those read here in another spelling, and no table of options that caps anew.
+    """Check that a field is not one of those read here in another spelling, and no table of options that caps again.
 
     Raises:
         IbpoError: Names the field as it should be written.
     """
     plain = plain_name(name)
     if plain in _KNOWN:
-        raise IbpoError(f"field {_KNOWN[plain]}: is spelt in another way; write {_KNOWN[plain]}")
+        raise IbpoError(f"field {_KNOWN[plain]}: is spelt differently; write {_KNOWN[plain]}")
     if isinstance(value, dict | list) and name not in TABLES:
         check_options(value)
     elif plain in OPTION_TEXTS and isinstance(value, str) and value.strip():
-        raise IbpoError("a table of options is a text, which is not read here; send an object")
+        raise IbpoError("a table of options is text, which is not read here; send an object")
 
 
 def _check_thinking(body: Json) -> None:
@@ -426,7 +427,7 @@ def _read_count(name: str, value: Any) -> int:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise IbpoError(f"the body is not JSON: {name} is no JSON; correct it")
+    raise IbpoError(f"the body is not JSON: {name} is not JSON; correct it")
 
 
 def _read_float(text: str) -> float:

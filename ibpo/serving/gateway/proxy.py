@@ -189,7 +189,7 @@ class Upstream:
 
     Args:
         settings: `[upstream]`.
-        session: Of `open_session`.
+        session: Session from `open_session`.
         key: Its API key; None: there is none here.
         keep_authorization: Whether, without `key`, the caller's own `Authorization` goes on.
         on_fault: Called with the kind of each fault, and `status` where an answer was not taken and asked for again.
@@ -219,7 +219,7 @@ class Upstream:
         self._left_out = {False: passed, True: passed | REWRITTEN}
 
     def address(self, path: str) -> URL:
-        """The address of a path (with its parameters): `/v1/...` is below the upstream's version, all else beside it.
+        """The address of a path (with its parameters): `/v1/...` is below the upstream's version, all else next to it.
 
         Without a version in the upstream's address that is `/v1`.
         """
@@ -259,7 +259,7 @@ class Upstream:
         Args:
             method: The request's.
             path: With its parameters, as the caller wrote it.
-            headers: As they are to be sent.
+            headers: Headers of the request to the upstream.
             body: None: there is none.
             most: See `UpstreamAnswer.begin`.
             retries: None: as in the settings.
@@ -352,7 +352,7 @@ def _may_retry(answer: UpstreamAnswer) -> bool:
 
 
 def _watch_connection(response: aiohttp.ClientResponse) -> Callable[[], None]:
-    """Fail the answer's readers when its connection is gone: after a malformed chunk aiohttp lets them wait for ever.
+    """Fail the answer's readers when its connection is gone: after a malformed chunk aiohttp lets them wait forever.
 
     Returns:
         Ends the watch.

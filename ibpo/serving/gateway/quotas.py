@@ -1,7 +1,7 @@
-"""Totals beside the averages: what one session may cost over all its calls, and what an hour, a day, a month may.
+"""Totals besides the averages: what one session may cost over all its calls, and what an hour, a day, a month may.
 
 A session is a conversation, an agent's run, whatever the caller calls by one name (`x-ibpo-session`). It has the
-operator's total, or a lower one of its own (`x-ibpo-session-budget: money=0.2`). A calendar budget begins anew with
+operator's total, or a lower one of its own (`x-ibpo-session-budget: money=0.2`). A calendar budget begins again with
 each local hour, day or month. Both are accounts of the controller (`Controller.decide`, `quotas`), booked together with
 all others: at their end nobody is refused, requests are answered as cheaply as can be.
 """
@@ -45,7 +45,7 @@ class Quotas:
 
     def __init__(self, settings: Settings) -> None:
         self._session, self._calendar = settings.session, settings.calendar
-        self._zone = zone_of(settings.calendar)
+        self.zone = zone_of(settings.calendar)
         self._periods: list[tuple[Period, dict[str, float]]] = [
             (period, totals) for period in PERIODS if (totals := settings.calendar.totals(period))
         ]
@@ -62,7 +62,7 @@ class Quotas:
             IbpoError: A header that cannot be read, with the fix.
         """
         found = [
-            Quota(account=period_name(period, now, self._zone), kind=period, totals=totals)
+            Quota(account=period_name(period, now, self.zone), kind=period, totals=totals)
             for period, totals in self._periods
         ]
         if self._session is not None and (name := caller.get(SESSION_HEADER, "").strip()):
@@ -72,7 +72,7 @@ class Quotas:
             totals = lower_totals(self._session.totals(), caller.get(SESSION_BUDGET_HEADER, ""))
             found.append(Quota(account=f"{SESSION} {digest.hexdigest()}", kind=SESSION, totals=totals))
         elif SESSION_BUDGET_HEADER in caller:
-            why = "needs x-ibpo-session beside it" if self._session else "this gateway has no [session]"
+            why = "needs x-ibpo-session too" if self._session else "this gateway has no [session]"
             raise IbpoError(f"header {SESSION_BUDGET_HEADER}: {why}")
         return found
 
@@ -91,10 +91,9 @@ class Quotas:
     def current(self, now: float) -> list[tuple[Quota, float]]:
         """The calendar's quotas as they are now, and when each ends, in seconds since 1970."""
         return [
-            (Quota(account=period_name(p, now, self._zone), kind=p, totals=totals), period_end(p, now, self._zone))
+            (Quota(account=period_name(p, now, self.zone), kind=p, totals=totals), period_end(p, now, self.zone))
             for p, totals in self._periods
         ]
-
 
     def begins(self, now: float) -> dict[str, float]:
         """When each of the calendar's current periods began, in seconds since 1970."""
@@ -133,7 +132,7 @@ def lower_totals(totals: Mapping[str, float], asked: str) -> dict[str, float]:
             total = math.nan
         if name not in totals or not 0 <= total < math.inf:
             known = " or ".join(f"{unit}=0.5" if unit == "money" else f"{unit}=20000" for unit in totals)
-            raise IbpoError(f"header {SESSION_BUDGET_HEADER}: {part[:60]!r} is no total; write {known}")
+            raise IbpoError(f"header {SESSION_BUDGET_HEADER}: {part[:60]!r} is not a total; write {known}")
         found[name] = min(found[name], total)
     return found
 
@@ -147,6 +146,19 @@ def period_name(period: Period, now: float, zone: tzinfo) -> str:
     """
     form = {"hour": "hour %Y-%m-%dT%H%z", "day": "day %Y-%m-%d", "month": "month %Y-%m"}[period]
     return datetime.fromtimestamp(now, zone).strftime(form)
+
+
+def period_begin(period: Period, now: float, zone: tzinfo) -> float:
+    """When this hour, day or month began, in seconds since 1970.
+
+    Example:
+        >>> 1.8e9 - period_begin("day", 1.8e9, UTC)
+        28800.0
+    """
+    if period == "hour":
+        return period_end(period, now, zone) - 3600.0
+    midnight = datetime.fromtimestamp(now, zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    return (midnight if period == "day" else midnight.replace(day=1)).timestamp()
 
 
 def period_end(period: Period, now: float, zone: tzinfo) -> float:

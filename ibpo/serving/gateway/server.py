@@ -14,16 +14,16 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from ibpo.errors import IbpoError
+from ibpo.serving.clock import Clock
 from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.access import Access, governed_api, plain_path, too_large
 from ibpo.serving.gateway.gains import GainPredictor
@@ -32,6 +32,7 @@ from ibpo.serving.gateway.learning import OUTCOMES, Learner, read_outcome
 from ibpo.serving.gateway.leased_controller import make_controller
 from ibpo.serving.gateway.money import open_biller
 from ibpo.serving.gateway.openai_request import Refusal, is_anthropics
+from ibpo.serving.gateway.page import Page
 from ibpo.serving.gateway.proxy import Upstream, open_session, pass_through
 from ibpo.serving.gateway.quotas import open_quotas
 from ibpo.serving.gateway.settings import (
@@ -43,6 +44,7 @@ from ibpo.serving.gateway.settings import (
     check_router,
     find_cautions,
 )
+from ibpo.serving.gateway.status import describe
 from ibpo.serving.gateway.telemetry import Metrics, RequestLog
 from ibpo.serving.lengths import Lengths
 
@@ -78,6 +80,8 @@ class Service:
     """The name of this process among those that share the state."""
     keys: Keys | None = None
     router: GainPredictor | None = None
+    clock: Clock | None = None
+    """What days, months and ages are counted by; None: the machine's. `ibpo.testing.Clock` is one for tests."""
 
     def __post_init__(self) -> None:
         doors = {"--listen": self.host}
@@ -102,15 +106,6 @@ class Service:
 
 
 PAGES = ("/", "/budget", "/budget.json", "/metrics")
-PAGE_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 class Gateway:
@@ -119,9 +114,10 @@ class Gateway:
     Args:
         governor: Answers what a budget governs. Without its `keys` nobody needs one, and nobody is a tenant.
         host: The address that it listens on.
+        scope: Whose numbers it shows: `is_shared`, `by_lease` and `process`.
     """
 
-    def __init__(self, governor: Governor, host: str = "127.0.0.1") -> None:
+    def __init__(self, governor: Governor, host: str = "127.0.0.1", *, scope: Mapping[str, Any] | None = None) -> None:
         self.governor, self.keys, self.metrics = governor, governor.keys, governor.metrics
         self.settings, self.limits = governor.settings, governor.settings.limits
         self.access = Access(self.keys, self.limits)
@@ -130,7 +126,10 @@ class Gateway:
         """Where Envoy's calls are answered; "": nowhere."""
         self._hosts = {*LOOPBACK, host.lower()}
         self._minute, self._num_logged = 0, 0
-        self._page = (files("ibpo.serving.gateway") / "page.html").read_bytes()
+        self._page = Page()
+        given = scope or {"is_shared": False, "by_lease": False, "process": "gateway"}
+        self._scope = {**given, "pid": os.getpid(), "began": self.metrics.began}
+        self._is_priced = any(model.price_of(group) for model in self.settings.model for group in model.response_group)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request, with an error if need be."""
@@ -240,27 +239,40 @@ class Gateway:
         """The live page, its data, and the metrics; where there are keys, for the operator only."""
         if self.keys is not None and tenant != OPERATOR:
             raise Refusal(403, "operators_only", "this page needs the key of the operator, not a tenant's")
-        if path in ("/", "/budget"):
-            return web.Response(body=self._page, content_type="text/html", charset="utf-8", headers=PAGE_HEADERS)
-        shown = None
+        shown, why = None, ""
         try:
-            shown = await self.governor.controller.snapshot()
+            shown = self._describe(await self.governor.controller.snapshot())
         except IbpoError as error:
-            if path != "/metrics":  # which say that it cannot be used
-                raise Refusal(503, "store", f"the store of the budget cannot be read: {error}") from None
-        if path == "/metrics":
+            why = f"the store of the budget cannot be read: {error}"
+            if path == "/budget.json":
+                raise Refusal(503, "store", why) from None
+        if path in ("/", "/budget"):
+            body, headers = self._page.render(shown, why), self._page.headers
+            return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)
+        if path == "/metrics":  # without a budget: that says that it cannot be used
             text = self.metrics.render(shown)
             return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-        data: dict[str, Any] = {
-            **(shown or {}),
-            "history": list(self.governor.controller.history),
-            "draining": self.access.draining,
-        }
-        return web.Response(body=json.dumps(data).encode(), content_type="application/json", headers=PAGE_HEADERS)
+        data = {**(shown or {}), "history": list(self.governor.controller.history)}
+        body = json.dumps(data, allow_nan=False).encode()
+        return web.Response(body=body, content_type="application/json", headers=self._page.headers)
+
+    def _describe(self, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+        """What the page, the JSON and the metrics show."""
+        session, policy = self.settings.session, self.governor.controller.policy
+        shown = describe(
+            snapshot,
+            self.metrics,
+            scope=self._scope,
+            quotas=self.governor.quotas,
+            sessions=None if session is None else (session.totals(), session.idle_seconds),
+            is_priced=self._is_priced,
+            fair_share=policy.fair_share,
+        )
+        return {**shown, "num_open": self.access.num_in_flight, "draining": self.access.draining}
 
 
 def _host_name(host: str) -> str:
-    """The name in a `Host` header, without its port; "" where it is none.
+    """The name in a `Host` header, without its port; "" where there is no name.
 
     Example:
         >>> _host_name("LOCALHOST:8080"), _host_name("[::1]:8080"), _host_name("a b")
@@ -345,7 +357,7 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
     Raises:
         IbpoError: The address is taken, or the state cannot be used.
     """
-    settings, metrics = service.settings, Metrics()
+    settings, metrics = service.settings, Metrics(service.clock)
     variable = settings.upstream.key_env
     key = os.environ.get(variable) if variable else None
     if variable and not key:
@@ -362,7 +374,9 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
         learner=learner,
         keepers={"lengths": lengths, **({} if biller is None else {"biller": biller})},
         quotas=quotas,
+        clock=service.clock,
     )
+    controller.on_beat = metrics.beat
     await controller.open()
     try:
         async with open_session(settings.upstream) as session:
@@ -386,7 +400,12 @@ async def running(service: Service, log: RequestLog) -> AsyncIterator[tuple[Gate
                 biller=biller,
                 quotas=quotas,
             )
-            gateway = Gateway(governor, service.host)
+            scope = {
+                "is_shared": service.state is not None,
+                "by_lease": service.lease is not None,
+                "process": service.name,
+            }
+            gateway = Gateway(governor, service.host, scope=scope)
             limits = settings.limits
             server = _Server(
                 gateway.handle,

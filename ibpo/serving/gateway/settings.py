@@ -52,7 +52,7 @@ TABLES = frozenset(
     ]
 )
 """Fields whose objects say what is asked and in which form, so that any name may occur in them. In all others servers
-may take options beside the request's own: no caps in there."""
+may take options besides the request's own: no caps in there."""
 SCHEMAS = frozenset(
     ["guided_json", "json_schema", "schema", "response_schema", "response_format", "structured_outputs"]
 )
@@ -126,7 +126,7 @@ class UpstreamSettings(_Table):
     total_seconds: float = Field(default=3600.0, gt=0)
     """For one request, retries included."""
     retries: int = Field(default=2, ge=0, le=10)
-    """Of what has not reached the model: no connection, 503, or an answer with `x-should-retry: true`."""
+    """Retries of what has not reached the model: no connection, 503, or an answer with `x-should-retry: true`."""
     max_connections: int = Field(default=1024, ge=1)
 
     @field_validator("url")
@@ -142,7 +142,7 @@ class UpstreamSettings(_Table):
         except ValueError:  # a port of 80000, an open bracket
             is_address = False
         if not is_address:
-            raise ValueError("is no address; write it as http://127.0.0.1:8000/v1")
+            raise ValueError("is not an address; write it as http://127.0.0.1:8000/v1")
         return url.rstrip("/")
 
     @model_validator(mode="after")
@@ -184,7 +184,7 @@ class LimitSettings(_Table):
     max_answer_tokens: int = Field(default=1 << 20, ge=1)
     """Largest `max_tokens` of a caller, after the response group's cap has lowered it."""
     max_buffered_bytes: int = Field(default=16 << 20, ge=1024)
-    """Of an answer without streaming that is held back until it is complete; a longer one is passed on as it comes."""
+    """Most bytes of an answer without streaming that is held back until complete; a longer one is passed on."""
     drain_seconds: float = Field(default=60.0, ge=0)
     """After SIGTERM, for requests in flight."""
 
@@ -224,9 +224,9 @@ class GroupSettings(_Table):
     def _body(cls, body: dict[str, Any]) -> dict[str, Any]:
         for name in body:
             if plain_name(name) in map(plain_name, CAPS):
-                raise ValueError(f"{name} is the group's cap, which is also reserved; write max_tokens beside body")
+                raise ValueError(f"{name} is the group's cap, which is also reserved; write max_tokens next to body")
             if plain_name(name) in map(plain_name, COUNTS):
-                raise ValueError(f"{name} is the caller's to say; leave it out")
+                raise ValueError(f"{name} is set by the caller; leave it out")
         for name, value in body.items():
             if name not in TABLES:
                 try:
@@ -241,9 +241,9 @@ class GroupSettings(_Table):
         try:
             json.dumps(table, allow_nan=False)
         except TypeError:
-            raise ValueError('holds a date, which JSON has not; write it as a text, "2026-12-01"') from None
+            raise ValueError('holds a date, which JSON does not have; write it as a text, "2026-12-01"') from None
         except ValueError:
-            raise ValueError("holds a number that JSON has not (inf, nan); leave it out") from None
+            raise ValueError("holds a number that JSON does not have (inf, nan); leave it out") from None
         return table
 
     @model_validator(mode="after")
@@ -296,8 +296,8 @@ class CalendarSettings(_Table):
         try:
             if name != "UTC":
                 ZoneInfo(name)
-        except (ValueError, OSError, KeyError):  # KeyError: there is none of that name, or no time zones here
-            raise ValueError(f"{name!r} is no known time zone; write e.g. Europe/Berlin or UTC") from None
+        except (ValueError, OSError, KeyError):  # KeyError: no zone of that name, or no time zones here
+            raise ValueError(f"{name!r} is not a known time zone; write e.g. Europe/Berlin or UTC") from None
         return name
 
     def totals(self, period: Period) -> dict[str, float]:
@@ -369,7 +369,7 @@ class ModelSettings(_Table):
 
 
 class Settings(_Table):
-    """A gateway's file, but for `POLICY_TABLES`, which `ServingPolicy` reads.
+    """A gateway's file without `POLICY_TABLES`, which `ServingPolicy` reads.
 
     Example:
         >>> settings = Settings.model_validate({"model": [{"name": "*", "response_group": [{"name": "standard"}]}]})
@@ -394,7 +394,7 @@ class Settings(_Table):
     def _allow(cls, allow: list[str]) -> list[str]:
         for row in allow:
             if not re.fullmatch(r"[A-Z]+ /\S*", row):
-                raise ValueError(f"{row!r} is no method and path; write e.g. 'POST /v1/rerank'")
+                raise ValueError(f"{row!r} is not a method and path; write e.g. 'POST /v1/rerank'")
         return allow
 
     def allows(self, method: str, path: str) -> bool:
@@ -411,7 +411,9 @@ class Settings(_Table):
     @classmethod
     def _renamed(cls, tables: Any) -> Any:
         if isinstance(tables, dict) and "refuse" in tables:
-            raise ValueError("refuse: is gone, as only what is listed is passed on; name it under allow, or nothing")
+            raise ValueError(
+                "refuse: no longer exists, as only what is listed is passed on; list it under allow, or leave it out"
+            )
         return tables
 
     @model_validator(mode="after")
@@ -431,7 +433,7 @@ class Settings(_Table):
 
 
 POLICY_TABLES = ("budget", "fair_share", "explore", "tenant", "slice")
-"""Of a gateway's file, those that `ServingPolicy.from_dict` reads."""
+"""Tables of a gateway's file that `ServingPolicy.from_dict` reads."""
 UNKNOWN = ModelSettings(name="*", response_group=[GroupSettings(name="standard")])
 
 
@@ -582,7 +584,7 @@ def _read_digests(rows: Iterable[tuple[str, str, Any]]) -> Keys:
     found: dict[bytes, str] = {}
     for where, tenant, value in rows:
         if not (isinstance(value, str) and re.fullmatch(r"sha256:[0-9a-fA-F]{64}", value)):
-            raise IbpoError(f"{where}: is no sha256:... of 64 hexadecimal digits; make one with --keys new:TENANT")
+            raise IbpoError(f"{where}: is not sha256:... of 64 hexadecimal digits; make one with --keys new:TENANT")
         check_tenant(tenant, where)
         digest = bytes.fromhex(value.removeprefix("sha256:"))
         if digest in found:
@@ -592,7 +594,7 @@ def _read_digests(rows: Iterable[tuple[str, str, Any]]) -> Keys:
 
 
 def build_policy(settings: Settings, tables: Mapping[str, Any], budgets: Sequence[BudgetPolicy] = ()) -> ServingPolicy:
-    """The serving policy of a gateway's file: with what sessions and the calendar bound, and no mean does, counted.
+    """Make the serving policy of a gateway's file; a cost that only sessions or the calendar bound is counted.
 
     Args:
         settings: The gateway's.
@@ -685,7 +687,8 @@ def check_router(settings: Settings, known: Sequence[str] | None) -> None:
         if len(names) > 1 and "router" in model.choose and not set(names) <= set(known):
             raise IbpoError(
                 f"--router: knows the response groups {', '.join(known)}, and model {model.name!r} has "
-                f"{', '.join(names)}: it would predict nothing; name them alike, or take router out of the model's "
+                f"{', '.join(names)}: it would predict nothing; give them the same names, or take router out "
+                "of the model's "
                 "choose"
             )
 
@@ -699,8 +702,8 @@ def find_cautions(settings: Settings, policy: ServingPolicy) -> list[str]:
     if not budgets and not (quotas and all(b.is_counted_only for b in policy.budgets)):
         bounded = {budget.response_group for budget in policy.budgets}
         return [
-            f"response group {group.name} of model {model.name} has no budget, and comes after one that has: whatever "
-            "gains goes there; give it one, or a budget of tokens"
+            f"response group {group.name} of model {model.name} has no budget, and comes after one that has: all "
+            "requests that gain by it would get it; give it one, or a budget of tokens"
             for model in models
             for place, group in enumerate(model.response_group)
             if group.name not in bounded and any(other.name in bounded for other in model.response_group[:place])
@@ -729,7 +732,7 @@ def _caution(budget: BudgetPolicy, rows: list[tuple[ModelSettings, GroupSettings
     excess = max(cost(m, g, (g.max_tokens or 0) - _expected_tokens(g)) for m, g in rows)
     if budget.overcommit < most * excess:
         return (
-            f"budget {budget.name}: its overcommit of {budget.overcommit:,.0f} has room for the caps of some "
+            f"budget {budget.name}: its overcommit of {budget.overcommit:,.0f} has room for the caps of about "
             f"{math.floor(budget.overcommit / excess)} answers at a time, and {most} may be in flight "
             "(limits.max_in_flight): more get no extended reasoning"
         )
@@ -766,7 +769,7 @@ def default_groups(by: str, tokenizer: Any | None) -> tuple[list[dict[str, Any]]
 
     Args:
         by: of `GROUPS_BY`; where the family has no such option, what it has is taken, and the line says so.
-        tokenizer: the served model's; one of transformers, or `ibpo.rollouts.ServerTokenizer`. None: it cannot be had.
+        tokenizer: the served model's; one of transformers, or `ibpo.rollouts.ServerTokenizer`; None: not available.
 
     Raises:
         IbpoError: where no option of the template makes two groups, with the fix.

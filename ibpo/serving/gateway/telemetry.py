@@ -22,6 +22,7 @@ from typing import IO, Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ibpo.errors import IbpoError
+from ibpo.serving.clock import Clock
 from ibpo.serving.gateway.savings import Savings
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
@@ -36,7 +37,7 @@ MOST_SESSIONS = 10_000
 LATENCIES = ("decide", "first_byte", "response")
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 STATES = ("kept", "unknown", "within", "over")
-"""Of a budget: see `ibpo.serving.gateway.status`."""
+"""States of a budget: see `ibpo.serving.gateway.status`."""
 FAILURES = {
     "timeout": "no answer in time",
     "connect": "no connection to the upstream",
@@ -88,7 +89,7 @@ class RequestRecord:
     balance: Mapping[str, float] | None = None
     """Budget -> what could still be spent after the decision; negative: overdrawn."""
     source: str = ""
-    """Of the gains."""
+    """Source of the gains."""
     gains: Mapping[str, float] = field(default_factory=dict)
     quota_left: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """`session`, `hour`, `day`, `month` -> budget -> what is left of that total."""
@@ -175,8 +176,8 @@ class Latencies:
 class GroupLengths:
     """Do a model's response groups take different numbers of tokens?
 
-    Where not, the upstream may not know how they are set: a misspelt argument of a chat template is dropped without a
-    word. The mean of a group is compared with the standard group's, once both have 50 answers and then whenever their
+    Where not, the upstream may not know how they are set: a misspelt argument of a chat template is silently
+    dropped. A group's mean is compared with the standard group's, once both have 50 answers and then whenever their
     number has doubled: it should be larger by 3 standard errors of the difference.
 
     Example:
@@ -296,16 +297,20 @@ class _LogFile:
 class Metrics:
     """Prometheus metrics of one gateway process, in a registry of their own, and what the page shows of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock: Clock = time if clock is None else clock
         self.registry = CollectorRegistry()
         self.latencies, self.savings = Latencies(), Savings()
-        self.began, self._began = time.time(), time.monotonic()
+        self.began, self._began = self.clock.time(), time.monotonic()
         self.groups: Count[tuple[str, str, str]] = Count()
         """Governed requests that have ended, by tenant, response group and outcome."""
         self.reasons: Count[str] = Count()
-        """Of those, the ones without a whole answer, by `failure_of`."""
+        """Those without a whole answer, by `failure_of`."""
         self.sessions: dict[str, tuple[float, bool, Mapping[str, float]]] = {}
         """Session -> when its newest request came, whether it had no room for every group, and what was left of it."""
+        self._lengths: dict[str, list[float]] = {}  # response group -> tokens of its answers, and how many they are
+        self.num_uncounted = 0
+        """Requests of `unbudgeted`."""
         self._past: deque[tuple[float, dict[str, Count[str]]]] = deque(maxlen=int(WINDOW_SECONDS / BEAT_SECONDS) + 1)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -399,7 +404,7 @@ class Metrics:
     def count_session(self, account: str, left: Mapping[str, float], is_used_up: bool) -> None:
         """Note how a session stands at its newest request; the newest 10,000 sessions are remembered."""
         self.sessions.pop(account, None)
-        self.sessions[account] = time.monotonic(), is_used_up, left
+        self.sessions[account] = self.clock.monotonic(), is_used_up, left
         if len(self.sessions) > MOST_SESSIONS:
             del self.sessions[next(iter(self.sessions))]
 
@@ -410,6 +415,10 @@ class Metrics:
         if record.tokens is not None:
             self._tokens_of(tenant, group, record.counted).inc(record.tokens)
         self.groups[tenant, group, record.outcome] += 1
+        if record.tokens is not None and record.outcome == "answered":
+            row = self._lengths.setdefault(group, [0.0, 0])
+            row[0] += record.tokens
+            row[1] += 1
         reason, now = failure_of(record), time.perf_counter()
         seconds = now - record.began
         if reason:
@@ -420,6 +429,15 @@ class Metrics:
         else:
             seconds = -1.0
         self.latencies.add((record.decide_seconds, record.first_byte_seconds, seconds), now)
+
+    def count_uncounted(self) -> None:
+        """Count a request that no budget counts, as the store could not be used."""
+        self.num_uncounted += 1
+        self.unbudgeted.inc()
+
+    def lengths_by_group(self) -> dict[str, tuple[float, int]]:
+        """Response group -> completion tokens of its whole answers, and how many they are."""
+        return {group: (row[0], int(row[1])) for group, row in self._lengths.items()}
 
     def totals(self) -> dict[str, Count[str]]:
         """What this process has counted since it began, by kind and label."""
@@ -436,7 +454,7 @@ class Metrics:
         }
 
     def beat(self) -> None:
-        """Every five seconds: remember the totals, so that the last ten minutes can be told from what was before."""
+        """Every five seconds: remember the totals, so that the last ten minutes can be shown by themselves."""
         self._past.append((time.monotonic(), self.totals()))
 
     def recent(self) -> tuple[float, dict[str, Count[str]], dict[str, Count[str]]]:

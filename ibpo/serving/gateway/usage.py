@@ -20,12 +20,12 @@ EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 """An empty line, whatever ends it and the line before; never inside a CR LF."""
 LINE_END = re.compile(rb"\r\n|\n|\r")
 MAX_EVENT_BYTES = 1 << 20
-"""Of a longer event, one with a picture, only the first `KEPT_HEAD` and the last `KEPT_LAST` are kept."""
+"""Bytes. If an event is longer, e.g. with a picture, only the first `KEPT_HEAD` and the last `KEPT_LAST` are kept."""
 KEPT_HEAD, KEPT_LAST = 1 << 12, 1 << 16
 TOKEN_BYTES = 16
 """A piece of text of no more bytes is taken for one token; of a longer one, four bytes are."""
 TELLING = (b'"error"', b"[DONE]", b'"timings"', b"event: error", b"event:error", b'"message_stop"', b'"x_groq"')
-"""Marks of events that are read as JSON, beside those with a usage: to read all would cost as much as all the rest of a
+"""Marks of events that are read as JSON, besides those with a usage: to read all would cost as much as the rest of a
 stream."""
 USAGE = re.compile(rb'"usage"\s*+:\s*+(?!null)')
 """Inside a JSON string the quotes are escaped, so a text that says "usage" does not match."""
@@ -40,13 +40,13 @@ THINKING_TEXT = (b"reasoning_content", b"reasoning", b"thinking")
 MAX_UNREAD_BYTES = 1 << 16
 MAX_ID = 256
 MAX_USAGES = 4
-"""Of a stream's first usages; those servers that send one with every piece repeat the prompt's."""
+"""Most usages that are read of a stream; servers that send one with every piece repeat the prompt's."""
 NO_TEXT = frozenset(
     [
         *("role", "id", "call_id", "tool_call_id", "item_id", "type", "object", "status", "index", "model", "usage"),
         *("finish_reason", "stop_reason", "native_finish_reason", "logprobs", "signature", "encrypted_content"),
         *("token_ids", "prompt_token_ids", "annotations", "content_filter_results", "error"),
-        *("provider_specific_fields", "thinking_blocks"),  # LiteLLM says in them what stands beside them
+        *("provider_specific_fields", "thinking_blocks"),  # LiteLLM repeats in them what is next to them
     ]
 )
 """Keys of an answer whose strings the model has not written."""
@@ -64,7 +64,7 @@ class AnswerCost(NamedTuple):
     failed: bool = False
     """Whether it is an error, whatever its HTTP status."""
     reasoning: int = 0
-    """Of the tokens, those of the thinking, as far as they are reported."""
+    """The thinking's part of the tokens, as far as it is reported."""
     usages: tuple[dict[str, Any], ...] = ()
     """The usages themselves, for what they say of the prompt."""
     response_id: str = ""
@@ -160,7 +160,7 @@ class StreamUsage:
         return self.tokens + self.text_tokens
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes in; returns what is to be passed on: whole events, as they came."""
+        """Take bytes in; return what to pass on: whole events, as they came."""
         passed: list[bytes] = []
         if self._head:
             through = self._skim(data)
@@ -206,7 +206,7 @@ class StreamUsage:
         return through
 
     def _end_long(self) -> None:
-        """Note what a long event says of its cost: its usage stands near its end."""
+        """Note what a long event says of its cost: its usage is near its end."""
         head, last, size = self._head, self._last, self._num_long
         self._head, self._last, self._num_long = b"", b"", 0
         found, name = TYPE.search(head), RESPONSE_ID.search(head)
@@ -255,7 +255,7 @@ class StreamUsage:
                 self.on_progress(self.total or 0)
 
     def _read(self, event: bytes) -> bytes:
-        """Note what an event says; returns what is to be passed on of it."""
+        """Note what an event says; return what to pass on of it."""
         shown = event if self._begun else event.removeprefix(b"\xef\xbb\xbf")
         self._begun = True
         if _find_telling(shown) == len(shown):

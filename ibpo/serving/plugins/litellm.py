@@ -22,7 +22,7 @@ ends the reservation. What must be known before anything is changed (docs/how-to
    request of its own that fails. LiteLLM's id is chosen by the caller, with the header `x-litellm-call-id`.
 3. The caps are lowered once more before each attempt, retries and fallbacks too: a deployment may bring caps of its own
    under another name, and LiteLLM sends only one of them.
-4. What LiteLLM sends differs by API and provider, and what it does not know it drops without a word: see `_write`.
+4. What LiteLLM sends differs by API and provider, and what it does not know it drops silently: see `_write`.
 5. An answer from the cache brings the usage of the answer that was stored. It costs nothing, and does not count as a
    request either: whoever repeats one question must not earn budget by it.
 6. LiteLLM looks for hooks on the class itself, so a subclass has to define all that it wants to be called.
@@ -81,7 +81,7 @@ STATE = "ibpo"
 PLACES = ("litellm_metadata", "metadata")
 """Where LiteLLM keeps metadata; the first is not sent upstream where the API has a `metadata` of its own."""
 INTERNAL = frozenset([*PLACES, "proxy_server_request", "secret_fields", "extra_body"])
-"""Entries of a request's data, beside those that begin with `litellm_` or `_`, that are not the caller's fields."""
+"""Entries of a request's data, besides those that begin with `litellm_` or `_`, that are not the caller's fields."""
 LEAST_OUTPUT_TOKENS = 16
 """LiteLLM raises a lower cap of `/v1/messages` to this where it sends the request on to `/v1/responses`."""
 PROGRESS_ITEMS = 256
@@ -114,7 +114,7 @@ class BudgetLogger(CustomLogger):
         state: Where the budget's accounts are stored: a SQLite file or `redis://...`, also for several workers; None:
             in memory, lost at the end.
         lease: Decide by a lease of the shared accounts, and exchange with them every so many seconds: for many workers.
-        name: Of this process among those that share the state.
+        name: Name of this process among those that share the state.
         log: The file to which a line for each request is appended; None: nowhere.
         router: Predicts gains, e.g. `ibpo.serving.gateway.FittedRouter`.
 

@@ -35,7 +35,7 @@ class Requests:
     seconds: FloatArray
     """`[N, G]` from the decision to the end of the response."""
     failed: NDArray[np.bool_]
-    """`[N]` whether the response fails at its end, for good, without having cost anything."""
+    """`[N]` whether the response fails at its end, permanently, without having cost anything."""
     tenant: list[str]
     slice_name: list[str]
     predicted_gain: FloatArray | None = None
@@ -63,7 +63,7 @@ class Simulation:
     """`[K]` largest spent + reserved - mean n."""
     beyond: FloatArray
     """`[K]` largest excess of the overdraft over the bound at the same time (the theorem of
-    `ibpo.serving.controller.admission.Admission`); at most 0 but for rounding."""
+    `ibpo.serving.controller.admission.Admission`); at most 0, up to rounding."""
     overdraft_allowed: FloatArray
     """`[K]` largest overdraft that was in force: the policy's, or what followed from the traffic."""
     bound: FloatArray
@@ -109,7 +109,7 @@ def find_unbounded(requests: Requests, policy: ServingPolicy) -> list[str]:
 def simulate(requests: Requests, policy: ServingPolicy) -> Simulation:
     """Decide every request at its time, and settle or cancel it when its response ends.
 
-    The stated bound is kept beside the controller by the theorem's own words, from what happens to each request.
+    The stated bound is computed apart from the controller, as the theorem says, from what happens to each request.
 
     Args:
         requests: In order of time.

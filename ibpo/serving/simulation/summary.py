@@ -66,7 +66,7 @@ def summarise(
     """
     answered, requests = ~requests.failed, replace(requests, estimate=done.estimate)
     if not answered.any():
-        raise IbpoError("every request failed: nothing was answered, and there is nothing to sum up; lower failures=")
+        raise IbpoError("every request failed: nothing was answered, so there is nothing to report; lower failures=")
     spent = spent_per_request(requests, done, policy)[:, answered]
     rows = np.arange(len(requests))
     cheapest = requests.cost.argmin(axis=1)
@@ -222,7 +222,7 @@ def _fairness(spent: FloatArray, tenants: Any) -> float:
 def _accounts(
     kind: str, names: Any, spent: FloatArray, value: FloatArray, policy: ServingPolicy, window: int
 ) -> list[dict[str, Any]]:
-    """What each tenant or slice got, beside what it was promised and its ceiling (None: it has none)."""
+    """What each tenant or slice got, with what it was promised and its ceiling (None: it has none)."""
     terms_of, fair_share = (policy.tenants, policy.fair_share) if kind == "tenant" else (policy.slices, 0.0)
     rows = []
     for name in sorted(set(names.tolist()) - {""}):

@@ -22,12 +22,12 @@ from ibpo.serving.calibration import Calibration
 from ibpo.serving.simulation.simulate import FloatArray, Requests
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-"""Of a trace's times, in seconds."""
+"""Units of a trace's times, in seconds."""
 TIMES = {"t": "", "TIMESTAMP": "s", "Timestamp": "s", "timestamp": "", "arrival_time": "", "time": ""}
 """Columns that are tried for the time, in order, and the unit that they are published in; "": it is guessed.
 
 `TIMESTAMP`: Azure's LLM inference traces of 2023 and 2024, dates; `Timestamp`: BurstGPT, seconds; `timestamp`:
-Mooncake, milliseconds, and Bailian (Alibaba), seconds: what tells them apart is Bailian's `chat_id`.
+Mooncake, milliseconds, and Bailian (Alibaba), seconds: only Bailian's have `chat_id`.
 """
 LENGTHS = ("output_tokens", "GeneratedTokens", "Response tokens", "output_length", "completion_tokens")
 """Columns that are tried for the length of the answer."""
@@ -61,7 +61,7 @@ class Trace:
 def guess_unit(time: FloatArray) -> str:
     """The unit of times `[N]`.
 
-    Since 1970 some 1.7e9 seconds have passed, which tells the unit of such times. Of others it is the largest unit by
+    Since 1970 about 1.7e9 seconds have passed, which tells the unit of such times. For others it is the largest unit by
     which a request comes every 30 seconds or more often, if there are 20 requests or more; else they are seconds.
 
     Example:
@@ -87,7 +87,7 @@ def read_trace(path: Path, *, unit: str | None = None) -> Trace:
     Args:
         path: A table, one row per request, in order of time: with `t` and `output_tokens`, or as Azure, BurstGPT,
             Mooncake and Bailian publish their traces (`TIMES`, `LENGTHS`).
-        unit: Of the times, a key of `UNITS`; None: the publisher's, else see `guess_unit`.
+        unit: Unit of the times, a key of `UNITS`; None: the publisher's, else see `guess_unit`.
 
     Raises:
         IbpoError: Names file, row, field and fix.
@@ -150,7 +150,7 @@ def _when(place: str, row: Mapping[str, Any], column: str) -> float:
             date = text if isinstance(text, datetime) else datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
         except ValueError:
             raise IbpoError(
-                f"{place}, column {column!r}: {text!r} is no date; write it as 2026-11-29 12:00:00"
+                f"{place}, column {column!r}: {text!r} is not a date; write it as 2026-11-29 12:00:00"
             ) from None
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     return _number(place, dict(row), column, -math.inf)
