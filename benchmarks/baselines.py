@@ -3,7 +3,7 @@
     python -m benchmarks.baselines thinking --updates 4
 
 One process, one thread; CPU time, which a loaded machine stretches less than wall time. Start-up, sampling and SFT are
-not in it: docs/explanation/evaluation.md adds them up.
+not in it: docs/results/baselines.md adds them up.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Memory of a training per GPU, by formula: python benchmarks/memory.py > the table of docs/how-to/scale.md.
+"""Memory of a training per GPU, by formula: python benchmarks/memory.py > the table of docs/results/scale.md.
 
 Not measured on hardware. With N parameters, of which A are trained, in S shards, and per GPU b sequences of T tokens in
 a forward pass, L layers of width h, k key and value channels, V words, in bytes:

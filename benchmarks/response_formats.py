@@ -3,7 +3,7 @@
     python benchmarks/response_formats.py ../shared/data
 
 The folder holds `gsm8k_solutions` and `math_qwen_100`, each with `responses.jsonl.gz` (rows with `question_id`,
-`response_text`, `answer`). Prints the tables of docs/reference/response-groups.md. Faults go into every solution of 200
+`response_text`, `answer`). Prints the tables of docs/results/response-groups.md. Faults go into every solution of 200
 problems drawn with seed 0 (10 where a solution becomes 100 kB long).
 """
 

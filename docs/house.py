@@ -91,7 +91,7 @@ def count_config_fields(files: list[Path]) -> int:
 
 
 def count_options() -> int:
-    """Options of all commands, but for --help."""
+    """Number of options of all commands, without --help."""
     from typer.main import get_command
 
     from ibpo.cli import COMMANDS, app

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # accelerate 1.15.0 with torch 2.13.0, two processes on CPUs (gloo).
 #
-# FSDP2 shards parameters on CPUs: torch's fully_shard does it over gloo. One would expect accelerate with
+# FSDP2 shards parameters on CPUs: torch's fully_shard does it over gloo. You would expect accelerate with
 # ACCELERATE_USE_FSDP=true and FSDP_VERSION=2 to use it, or to say that it does not. On CPUs it reads the plugin, says
 # nothing, and prepares the model as DDP: every process holds all parameters, whatever was asked for. A test of sharded
 # training that is run on CPUs tests something else.

@@ -2,7 +2,7 @@
 # math-verify 0.9.0 with latex2sympy2_extended 1.11.0 (Python), antlr4-python3-runtime 4.9.3 against 4.13.2.
 #
 # Behaviour: what a LaTeX percentage is worth depends on which of the supported ANTLR runtimes is installed. latex2sympy2_extended
-# ships one generated grammar for each (4.9.3, 4.11.0, 4.13.2) and takes that of the installed one, without a word; the older
+# ships one generated grammar for each (4.9.3, 4.11.0, 4.13.2) and takes that of the installed one silently; the older
 # grammars pass over the percent sign. So the same grader says that 12\% is 0.12, or that it is not, and a package that pins
 # 4.9.3 (Hydra and OmegaConf do) changes rewards.
 #

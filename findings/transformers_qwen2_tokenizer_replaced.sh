@@ -3,7 +3,7 @@
 #
 # Behaviour: a tokenizer of one's own (`PreTrainedTokenizerFast(tokenizer_object=...)`) is saved beside a configuration whose
 # `model_type` is `qwen2`. `AutoTokenizer.from_pretrained` of that folder then builds a `Qwen2Tokenizer` from the vocabulary and
-# drops the saved pre-tokenizer, without a word: the same text gets other ids, and here the space is lost. Beside a configuration of
+# drops the saved pre-tokenizer silently: the same text gets other ids, and here the space is lost. Beside a configuration of
 # type `llama` or `olmo2` the very same files come back as they were saved.
 # Who trains a small Qwen2 with an own tokenizer and evaluates it through AutoTokenizer sees a model that answers nonsense.
 #

@@ -3,7 +3,7 @@
 #
 # vLLM is not installed. With a folder named vllm beside the script, empty or with somebody's notes (or a clone of
 # vLLM's repository, whose package lies one folder deeper), `from trl import GRPOTrainer` fails with "Invalid version:
-# 'N/A'". vLLM is optional: one expects it to be told apart from a folder, as it is without the folder, where the import
+# 'N/A'". vLLM is optional: you expect it to be distinguished from a folder, as it is without the folder, where the import
 # works. Python takes the folder for a package without files, which has no version; TRL compares that version before
 # anybody has asked for vLLM. `from trl import SFTTrainer` works in both.
 #

@@ -5,13 +5,14 @@
 | `extended=0.3`, `extended=30%`, `extended<=30%` | at most this share of the problems gets response group `extended` |
 | `extended=1/3` | the same with an exact fraction |
 | `extended>=10%` | at least this share |
-| `tokens=2000` | at most 2,000 tokens per problem, on average; `money=0.002` likewise, and `cost` is a log's own cost |
+| `tokens=2000` | at most 2,000 tokens per problem, on average; `money=0.002` in the same way, and `cost` is a log's own
+cost |
 | `tokens=0.5x`, `0.5x` | half of what is spent now |
 | `tokens=25%range`, `25%range` | a quarter of the way from the cheapest response group to the most expensive |
 | `extended@level=3=0.2` | a share of the problems whose column `level` holds 3 |
 | `extended@level=0.2`, `extended@level>=0.2` | the same within each value of that column |
 
-Spaces may stand around every part. A table (`[budget]` in TOML, `IBPOConfig.budget`) has the part before the amount as
+Spaces may be around every part. A table (`[budget]` in TOML, `IBPOConfig.budget`) has the part before the amount as
 its key and the amount as a number or a text: `extended = "30%"`, `"extended>=" = 0.1`, `"extended@level=3" = 0.2`.
 
 Amounts are exact: `0.3` is 3/10. What a command cannot mean it refuses, with the reason; it never means something else.
@@ -242,7 +243,7 @@ def check_budget(
         budget: As it was parsed.
         groups: The response groups; None: not known yet, every name that is no cost is one.
         costs: Names of the costs that can be bounded.
-        refused: Of `FEATURES` those that the caller cannot mean, with the reason and the fix.
+        refused: Those of `FEATURES` that the caller cannot mean, with the reason and the fix.
         where: What an error begins with; default: `--budget TEXT`.
 
     Raises:
@@ -341,7 +342,7 @@ def _amount(text: str, where: str) -> tuple[Fraction, Literal["number", "percent
         number = None
     if found is None or number is None:
         raise IbpoError(
-            f"{where}: {text.strip()!r} is no amount; write a number (2000, 0.3), a fraction (1/3), a percentage "
+            f"{where}: {text.strip()!r} is not an amount; write a number (2000, 0.3), a fraction (1/3), a percentage "
             "(30%), a multiple of what is spent now (0.5x) or a part of the range (25%range)"
         )
     if number > LARGEST:
@@ -353,7 +354,7 @@ def _amount(text: str, where: str) -> tuple[Fraction, Literal["number", "percent
 
 
 def _mean(value: float) -> Fraction:
-    """The mean that a float stands for: the fraction that it is, but for its last bits, or the decimal that it prints.
+    """The mean that a float stands for: the fraction that it is, up to its last bits, or the decimal that it prints.
 
     1.3333333333333333 tokens for each of three problems are less than the four that were spent.
 

@@ -33,7 +33,7 @@ class ModelConfig(Table):
     path: str
     """A local folder, a hub id, or `embedded:EXPERIMENT`. Code that comes with a model is never run."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights. Small learning rates vanish in 16 bits."""
+    """Type of the weights. Small learning rates vanish in 16 bits."""
 
 
 class ResponseGroupConfig(Table):
@@ -74,7 +74,7 @@ class DataConfig(Table):
     """A `.jsonl`, `.jsonl.gz` or `.parquet` file or a folder of such, relative to the recipe; or
     `hub:OWNER/NAME@COMMIT`. "": where the task comes from."""
     config: str = ""
-    """Of a data set that has several."""
+    """Configuration of a data set that has several."""
     split: str = ""
     """"": of the hub's, `train`."""
     problem: str = ""
@@ -113,7 +113,7 @@ class JudgeConfig(Table):
     """`[judge]`: the language model that grades, for `data.judge = "llm"` and `constraints.rubric`."""
 
     base_url: str = ""
-    """Of an OpenAI-compatible server, down to the version: `http://127.0.0.1:8000/v1`."""
+    """Address of an OpenAI-compatible server, down to the version: `http://127.0.0.1:8000/v1`."""
     model: str = ""
     """Its name there."""
     api_key_file: str = ""
@@ -124,13 +124,13 @@ class JudgeConfig(Table):
     scale: int = Field(default=1, ge=1)
     """The best grade; the reward is the grade over it."""
     max_tokens: int = Field(default=512, ge=1)
-    """Of a judgement."""
+    """Most tokens of a judgement."""
     on_failure: Literal["violate", "zero", "raise"] = "violate"
-    """Of a response that gets no grade: `violate` (reward 0, never imitated, counted apart), `zero`, or `raise`."""
+    """For a response without a grade: `violate` (reward 0, never imitated, counted separately), `zero` or `raise`."""
     show_reference: bool = True
     """Whether the judge sees the answer."""
     isolation: bool = True
-    """Of programs, for `data.judge = "code"`; false runs them with your own rights: on throw-away machines only."""
+    """For `data.judge = "code"`: isolate programs. False gives them your own rights: on throw-away machines only."""
 
 
 class ConstraintsConfig(Table):
@@ -264,10 +264,10 @@ def explain(
 
     Args:
         error: As pydantic raised it. A validator's own `ValueError` is shown as it is, so it should name its fix, and
-            the key where it stands at the top.
+            the key where it is at the top.
         place: Where the values came from: a file or an option.
         model: What they were to be; an unknown key is answered by the nearest field of its table.
-        tables: The values, where tables in a list are to be called by their `name` and not by their number.
+        tables: The values, where tables in a list are called by their `name` and not by their number.
         overridden: Key -> the text of the option that gave its value, which is named in place of file and key.
 
     Example:
@@ -298,7 +298,7 @@ def explain(
         said = f'needs text in quotes, got {value!r:.60}; write "{value!s:.60}"'
     elif kind == "literal_error":
         choices = [choice for choice in re.findall(r"'([^']*)'", first.get("ctx", {})["expected"]) if choice]
-        said = f"{value!r:.60} is none of {', '.join(choices)}; {nearest(str(value), choices)}"
+        said = f"{value!r:.60} is not one of {', '.join(choices)}; {nearest(str(value), choices)}"
     elif kind in SAID:
         said = f"{SAID[kind].format(**first.get('ctx', {}))}, got {value!r:.60}"
     else:
@@ -342,12 +342,12 @@ def parse_toml(text: str) -> dict[str, Any]:
     """The tables of a TOML text.
 
     Raises:
-        ValueError: It is none, is nested too deeply, or holds a number of thousands of digits.
+        ValueError: It is not JSON, is nested too deeply, or holds a number of thousands of digits.
     """
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ValueError("nested more deeply than any table needs") from None
+        raise ValueError("nested too deeply for a table") from None
     except ValueError as error:  # no TOML, or an integer of more digits than Python converts
         raise ValueError(str(error).partition(";")[0]) from None
 
@@ -431,7 +431,7 @@ class RecipeReader:
         """Refuse a recipe that has one of these tables: it was written for another command."""
         for name in tables:
             if name in self.tables:
-                self.fail(name, f"stands in recipes of `ibpo {command}`; run that, or name a recipe of this command")
+                self.fail(name, f"belongs to recipes of `ibpo {command}`; run that, or name a recipe of this command")
 
     def place(self, key: str) -> str:
         """Where a value came from: the file and its key, or the override."""

@@ -28,7 +28,7 @@ REFUSALS = (400, 413, 422)
 NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
 """What httpx calls it, whose successors the openai package may use."""
 PASSED_ON = (408, 502, 504)
-"""Status codes of gateways that waited in vain: whether the server behind them worked is unknown."""
+"""Status codes of gateways that got no answer in time: whether the server behind them worked is unknown."""
 
 
 ENDED = (
@@ -72,14 +72,14 @@ class Reply:
     finish_reason: str
     """`stop`, or `length` where it was cut off (`as_finish_reason`); else the server's own word, neither of the two."""
     reasoning: str = ""
-    """The thought, where the server tells it apart from the answer."""
+    """The thought, where the server separates it from the answer."""
     stopped_by: str = ""
     """The stop string that ended it, where the server says so."""
     prompt_tokens: int | None
     """None, as of the completion, where the server does not report its usage."""
     completion_tokens: int | None
     reasoning_tokens: int | None
-    """Of the completion tokens, those of the thinking; None where the server does not count them apart."""
+    """The completion tokens of the thinking; None where the server does not count them separately."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +155,7 @@ class Endpoint:
         return found
 
     def fetch(self, path: str, fields: Mapping[str, Any] | None = None, *, seconds: float) -> dict[str, Any]:
-        """The JSON object that the server has beside OpenAI's protocol, in one try.
+        """The JSON object that the server has besides OpenAI's protocol, in one try.
 
         Args:
             path: Behind `base_url`; one that begins with a slash is behind the server's root, without `/v1`.
@@ -175,7 +175,7 @@ class Endpoint:
         except (OSError, ValueError, HTTPException, RecursionError) as error:
             raise IbpoError(f"{url}: {error}") from None
         if not isinstance(reply, dict):
-            raise IbpoError(f"{url}: the reply is no JSON object")
+            raise IbpoError(f"{url}: the reply is not a JSON object")
         return reply
 
     def map(
@@ -350,7 +350,7 @@ def _parts(message: Any) -> tuple[Any, str]:
     """Answer and thought of a message: `content`, and `reasoning` (vLLM), `reasoning_content` or `reasoning_details`.
 
     Content may come in parts, of which some are thoughts (Mistral, Anthropic): `{"type": "thinking", "thinking": ...}`.
-    The answer is there and is paid for: odd parts beside it lose no response.
+    The answer is there and is paid for: odd parts next to it lose no response.
     """
     content = message.content
     fields = (getattr(message, name, None) for name in ("reasoning", "reasoning_content", "thinking"))
@@ -378,9 +378,9 @@ def _text_of(part: Any) -> str:
 
 
 def _read_usage(usage: Any) -> tuple[int | None, int | None, int | None]:
-    """Tokens of the prompt, of the completion, and of the thinking in it; None for each that is not told as a count.
+    """Tokens of the prompt, of the completion, and of the thinking in it; None where a count is not reported.
 
-    The answer is there whatever stands in a usage, and is paid for: an odd one loses no response.
+    The answer is there whatever is in a usage, and is paid for: an odd one loses no response.
     """
     if not hasattr(usage, "model_dump"):
         return None, None, None

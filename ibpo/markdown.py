@@ -1,4 +1,4 @@
-"""Texts of others as Markdown: which name or path may stand in a report without being read as its marks?"""
+"""Texts of others as Markdown: which name or path may be in a report without being read as its marks?"""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ NO_MODELS = ("sample_spec", "fallback_generalizations")
 """Keys of LiteLLM's table that are no models."""
 PROMPT = ("prompt_tokens", "promptTokenCount", "prompt_token_count", "prompt")
 PROMPT_ALONE = ("input_tokens", "inputTokens", "input")
-"""What the tokens of a prompt are called: with those of the cache among them, and where others may stand beside."""
+"""What the tokens of a prompt are called: with those of the cache among them, and where others may be next to it."""
 CACHED_INSIDE = (
     "prompt_tokens_details.cached_tokens",
     "input_tokens_details.cached_tokens",
@@ -81,11 +81,11 @@ class TokenUse:
     """Tokens of one request, as they are billed: each of them in one place, but thoughts also in `output`.
 
     Attributes:
-        input: Of the prompt, that no cache had.
-        cached_input: Of the prompt, read from a cache.
-        cache_write: Of the prompt, written into a cache that is paid for.
-        output: Of the completion, thoughts included.
-        reasoning: Of the thoughts.
+        input: Price of prompt tokens that no cache had.
+        cached_input: Price of prompt tokens read from a cache.
+        cache_write: Price of prompt tokens written into a cache that is paid for.
+        output: Price of completion tokens, thoughts included.
+        reasoning: Price of the thoughts' tokens.
     """
 
     input: float = 0.0
@@ -99,7 +99,7 @@ def read_prompt_use(usage: Mapping[str, Any]) -> TokenUse:
     """The prompt's tokens by any server's `usage`; those of the completion are left 0.
 
     OpenAI, Gemini, DeepSeek, Kimi and LiteLLM count the tokens of the cache among the prompt's; Anthropic, Bedrock,
-    Inspect and Langfuse beside them, under names of their own.
+    Inspect and Langfuse next to them, under names of their own.
 
     Example:
         >>> use = read_prompt_use({"prompt_tokens": 1000, "prompt_tokens_details": {"cached_tokens": 400}})
@@ -221,7 +221,7 @@ def read_prices(path: str | Path) -> Prices:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise IbpoError(f"--prices {path}: cannot be read: {why}; name a table of prices (TOML, JSON or CSV)") from None
     try:
         table = _models(path, text)
@@ -229,7 +229,7 @@ def read_prices(path: str | Path) -> Prices:
         raise
     except (ValueError, RecursionError, csv.Error) as error:
         raise IbpoError(
-            f"{path}: is no {path.suffix.lstrip('.').upper() or 'TOML'}: {_one_line(error)}; fix it"
+            f"{path}: is not {path.suffix.lstrip('.').upper() or 'TOML'}: {_one_line(error)}; fix it"
         ) from None
     by_model: dict[str, Price] = {}
     for model, entry in table.items():
@@ -357,7 +357,7 @@ def _number(place: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 <= number < math.inf:
-        raise IbpoError(f"{place}: {str(value)[:40]!r} is no price; write a number of at least 0, such as 1.25")
+        raise IbpoError(f"{place}: {str(value)[:40]!r} is not a price; write a number of at least 0, such as 1.25")
     return number
 
 

@@ -74,7 +74,7 @@ def python_blocks(completion: str) -> list[str]:
 
 
 def _answer(completion: str) -> str:
-    """What stands behind the thought; nothing behind one without end."""
+    """What is behind the thought; nothing behind one without end."""
     ends = [found.end() for found in END_THOUGHT.finditer(completion)]
     if not ends:
         return "" if OPEN_THOUGHT.match(completion) else completion
@@ -97,7 +97,7 @@ def last_program(completion: str) -> str | None:
     r"""The last block of Python that defines something, else the last one; None where there is none.
 
     So a block that only shows how the function is used, or what it prints, is not taken for the program. A judge that
-    knows what is to be defined looks again (`choose_program`).
+    knows what must be defined looks again (`choose_program`).
 
     Example:
         >>> last_program("Try\n```python\nx = 1\n```\nor\n```\nx = 2\n```\nIt prints\n```text\n2\n```")
@@ -120,7 +120,7 @@ def choose_program(
 
     Args:
         completion: the response.
-        answer: what a reader took out of it. Where that is none of its blocks, it is the program as it is.
+        answer: what a reader took out of it. Where that is not one of its blocks, it is the program as it is.
         names: what the program has to define.
         continues: whether the program may be the rest of a function that the problem began.
         reads: whether it has to read its input, where it need not define anything.

@@ -36,7 +36,7 @@ _PACKAGES = ("ibpo", "torch", "transformers", "trl", "numpy", "scikit-learn")
 def cannot_write(path: Path, error: OSError) -> IbpoError:
     """The error for a file or folder that cannot be written."""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    fix = "make room and run the same again, or name another folder" if is_full else "name a folder that can"
+    fix = "make room and run the same command again, or name another folder" if is_full else "name a folder that can"
     return IbpoError(f"{path}: cannot be written: {error.strerror or error}; {fix}")
 
 
@@ -132,7 +132,7 @@ def working_in(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise IbpoError(
-            f"{folder}: another process of ibpo works in it; wait until it has ended, or name another folder"
+            f"{folder}: another process of ibpo is using it; wait until it has ended, or name another folder"
         ) from None
     except OSError as error:
         raise cannot_write(folder, error) from None
@@ -237,7 +237,7 @@ class Journal:
                 if not isinstance(row, dict):
                     raise ValueError
             except (ValueError, RecursionError):
-                raise IbpoError(f"{self.path} line {number}: is no row of it; remove the line") from None
+                raise IbpoError(f"{self.path} line {number}: is not a row of it; remove the line") from None
             found.append(row)
         return found
 

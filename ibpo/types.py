@@ -105,6 +105,6 @@ class ScoredResponse:
     cost: float
     """In tokens of the completion, prefix and end-of-sequence token included; NaN where a server does not report it."""
     reason: str = ""
-    """One line of the judge's: why this reward."""
+    """Why this reward, in one line of the judge's."""
     violations: tuple[str, ...] = ()
     """Names of the violated constraints."""

@@ -49,7 +49,7 @@ def _names(usage: dict[str, Any]) -> tuple[str, str]:
 
 
 def as_count(value: Any) -> int | None:
-    """A count; None: it is none."""
+    """A count; None where the value is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
         return None
     return int(value) if value == int(value) else None

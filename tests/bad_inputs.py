@@ -212,7 +212,7 @@ def mutate_toml(draw: random.Random, data: bytes) -> tuple[bytes, str]:
 
 
 def run_command(*args: str) -> str:
-    """One command; `taken` or `refused`, or raises what is no answer to a user."""
+    """One command; `taken` or `refused`, or raises what is not an answer to a user."""
     result = CliRunner().invoke(app, list(args), catch_exceptions=True)
     if isinstance(result.exception, Exception) and not isinstance(result.exception, SystemExit):
         raise result.exception

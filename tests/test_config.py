@@ -124,7 +124,7 @@ def test_shipped_recipes(path):
         (
             'path = "some/model"',
             'path = "m"\ndtype = "floa32"',
-            "model.dtype: 'floa32' is none of float32, bfloat16, float16; did you mean float32?",
+            "model.dtype: 'floa32' is not one of float32, bfloat16, float16; did you mean float32?",
         ),
         ('path = "some/model"', 'path = "m"\ntrust_remote_code = true', "model.trust_remote_code: unknown key"),
         (
@@ -132,8 +132,8 @@ def test_shipped_recipes(path):
             "extended = 50",
             "budget.extended: a share is at most 1; did you mean extended=50%",
         ),
-        ("extended = 0.5", "extended = -0.1", "budget.extended: '-0.1' is no amount"),
-        ("extended = 0.5", "extended = nan", "budget.extended: 'nan' is no amount"),
+        ("extended = 0.5", "extended = -0.1", "budget.extended: '-0.1' is not an amount"),
+        ("extended = 0.5", "extended = nan", "budget.extended: 'nan' is not an amount"),
         ("extended = 0.5", "tokens = 0", "budget.tokens: every response costs tokens; write an amount above 0"),
         ("extended = 0.5", "extendde = 0.5", "budget.extendde: no response group and no cost is named 'extendde'"),
         (
@@ -142,7 +142,7 @@ def test_shipped_recipes(path):
             "budget: the shares of all response groups sum to 0.8, less than 1",
         ),
         ("[budget]\nextended = 0.5", "", "budget: is missing; add [budget] and extended = 0.5"),
-        ("[budget]\nextended = 0.5", "[gate]\n", "gate: stands in recipes of `ibpo cold-start`; run that"),
+        ("[budget]\nextended = 0.5", "[gate]\n", "gate: belongs to recipes of `ibpo cold-start`; run that"),
         ('name = "extended"', 'name = "standard"', "response_group: the name 'standard' must be unique"),
         (
             "[budget]\nextended = 0.5",

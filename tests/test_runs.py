@@ -100,7 +100,7 @@ def held(tmp_path):
 
 def test_one_process_at_a_time_in_a_folder_and_a_killed_one_lets_go(held):
     folder, process = held
-    with pytest.raises(IbpoError, match="another process of ibpo works in it; wait"), working_in(folder):
+    with pytest.raises(IbpoError, match="another process of ibpo is using it; wait"), working_in(folder):
         pass
     process.kill()
     process.wait()
@@ -115,5 +115,5 @@ def test_a_second_allocate_leaves_with_one_line(held, tmp_path):
     rows = [{"id": p, "effort": e, "reward": int(e == "b"), "tokens": t} for p in "xy" for e, t in (("a", 1), ("b", 5))]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = CliRunner().invoke(app, ["allocate", str(log), "--budget", "tokens=3", "--out", str(folder)])
-    assert result.exit_code == 2 and "another process of ibpo works in it" in result.stderr
+    assert result.exit_code == 2 and "another process of ibpo is using it" in result.stderr
     assert [path.name for path in folder.iterdir()] == [LOCK]

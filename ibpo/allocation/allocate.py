@@ -17,7 +17,8 @@ problems where that spends too much or too little. Letters: R responses, P probl
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from ibpo.allocation.problem import (
     Choose,
     best_candidates,
     cheapest_of,
+    exact_budget,
     first_twins,
     gather,
     validate,
@@ -40,12 +42,13 @@ from ibpo.allocation.segments import FloatArray, IntArray, exact_sum
 from ibpo.allocation.share_budgets import Shares, is_met, select, transport
 from ibpo.allocation.units import in_units
 from ibpo.errors import IbpoError
+from ibpo.pictures import bars, number_text, show, table, text_table
 
 OWN_BUDGET = " together with its budget"
 Rule = Literal["unconstrained", "selection", "transportation", "knapsack", "general"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Allocation:
     """Which responses are chosen, what that is worth, and how good it could have been.
 
@@ -63,6 +66,18 @@ class Allocation:
         rule: "unconstrained" (no budget binds), "selection" (shares of separate sets of problems: the largest gains),
             "transportation" (nested or disjoint shares: the linear programme is integral), "knapsack" (one general
             cost: its price, then an integer programme on the few open problems) or "general" (the same for several).
+        budget: `[K]` the mean cost that was allowed; inf where nothing was.
+        at_least: `[K]` the mean cost that had to be reached; 0 where nothing had.
+        num_problems: P.
+
+    A notebook shows it as a picture and a table, `print` as a table.
+
+    Example:
+        >>> print(allocate([0, 1, 0, 0.5, 0, 0], [7, 7, 8, 8, 9, 9], [0, 1, 0, 1, 0, 1], "1/3"))
+        Allocation: chosen 3 of 6 responses to 3 problems, by rule "selection"
+        objective 1, proved to be the best
+          budget     spent  allowed    used  price
+          budget 0  0.3333   0.3333  100.0%    0.5
     """
 
     weight: NDArray[np.int8]
@@ -73,6 +88,59 @@ class Allocation:
     spent: FloatArray
     status: Literal["optimal", "feasible"]
     rule: Rule
+    budget: FloatArray = field(default_factory=lambda: np.empty(0))
+    at_least: FloatArray = field(default_factory=lambda: np.empty(0))
+    num_problems: int = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"Allocation({self._chosen()}, objective={self.objective:.6g}, gap={self.gap:.3g}, "
+            f"spent={_listed(self.spent)}, budget={_listed(self.budget)}, price={_listed(self.price)}, "
+            f"status={self.status!r}, rule={self.rule!r})"
+        )
+
+    def __str__(self) -> str:
+        lead = f'Allocation: chosen {self._chosen()}, by rule "{self.rule}"\n{self._proof()}'
+        return f"{lead}\n{text_table(*self._table())}" if len(self.spent) else lead
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what was spent of each budget; of the same size however many responses there are."""
+        head, body = self._table()
+        parts: list[tuple[str, float, float, str]] = []
+        for k, most in enumerate(self.budget.tolist()):
+            if math.isfinite(most):
+                spent = float(self.spent[k])
+                part, least = (spent / most, float(self.at_least[k]) / most) if most else (1.0, 0.0)
+                text = f"{number_text(spent)} of {number_text(most)}"
+                parts.append((body[k][0], part, least, text))
+        what = "; ".join(f"{name}: {text}" for name, _, _, text in parts)
+        drawing = bars(parts, what=f"spent of each budget: {what}") if parts else ""
+        lead = f'chose {self._chosen()}, by rule "{self.rule}"'
+        return show("Allocation", lead, drawing, table(head, body) if body else "", f"{self._proof()}.")
+
+    def _chosen(self) -> str:
+        """How many responses."""
+        of = f" to {self.num_problems:,} problems" if self.num_problems else ""
+        return f"{int(np.count_nonzero(self.weight)):,} of {len(self.weight):,} responses{of}"
+
+    def _proof(self) -> str:
+        """How good it is known to be."""
+        found = f"objective {number_text(self.objective)}"
+        if self.status == "optimal":
+            return f"{found}, proved to be the best"
+        return f"{found}, at most {number_text(self.gap)} below the best"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """A row per budget."""
+        lowest = bool(np.any(self.at_least > 0))
+        head = ["budget", "spent", *(["at least"] if lowest else []), "allowed", "used", "price"]
+        body: list[list[str]] = []
+        for k, (spent, price) in enumerate(zip(self.spent.tolist(), self.price.tolist(), strict=True)):
+            most = float(self.budget[k]) if len(self.budget) else math.nan
+            used = f"{spent / most:.1%}" if 0 < most < math.inf else ""
+            least = [number_text(float(self.at_least[k]))] if lowest else []
+            body.append([f"budget {k}", number_text(spent), *least, number_text(most), used, number_text(price)])
+        return head, body
 
 
 def allocate(
@@ -109,7 +177,7 @@ def allocate(
     Args:
         utility: `[R]` what choosing the response is worth, e.g. `reward_margin(...)`. Any finite number.
         problem: `[R]` id of the problem of each response: int or str (or a tuple of these), in any order, any number of
-            responses each. Other ids than whole numbers are told apart by their `repr`.
+            responses each. Other ids than whole numbers are distinguished by their `repr`.
         cost: `[R]` or `[K, R]`, at least 0, in any unit: tokens, money, or `share(...)` for a 0/1 cost. Floats are
             read as the decimals that they print (of 32 bits, where all of a cost have at most six digits), and
             Python's whole numbers, `Decimal`s and `Fraction`s are exact at any size.
@@ -154,8 +222,29 @@ def allocate(
     # Every cost is 0 or 1, a share: of each problem only the best response under each set of shares can be chosen.
     shares = Shares.from_arguments(arguments)
     if shares is not None:
-        return _allocate_shares(arguments, shares, effort)
-    return _allocate_candidates(in_units(gather(arguments)), effort)
+        found = _allocate_shares(arguments, shares, effort)
+    else:
+        found = _allocate_candidates(in_units(gather(arguments)), effort)
+    most, least = (
+        exact_budget(name, values, len(found.spent)) if values is not None else []
+        for name, values in (("budget", budget), ("at_least", at_least))
+    )
+    return replace(
+        found,
+        budget=_floats(most, len(found.spent), math.inf),
+        at_least=_floats(least, len(found.spent), 0.0),
+        num_problems=arguments.ids.segments.num_problems,
+    )
+
+
+def _floats(exact: Sequence[Fraction | None], num: int, otherwise: float) -> FloatArray:
+    """`[num]` with a number where none is given."""
+    return np.array([otherwise if value is None else float(value) for value in exact] or [otherwise] * num)
+
+
+def _listed(values: FloatArray) -> str:
+    """An array in one line."""
+    return "[" + ", ".join(f"{value:.6g}" for value in values.tolist()) + "]"
 
 
 def _allocate_shares(arguments: Arguments, shares: Shares, effort: Effort) -> Allocation:
@@ -163,7 +252,7 @@ def _allocate_shares(arguments: Arguments, shares: Shares, effort: Effort) -> Al
     bounds, num_problems = arguments.bounds, shares.segments.num_problems
     for k, (least, most) in enumerate(shares.ranges()):
         bounds.check(k, least, most, num_problems)
-        if not bounds.leave_room(k):  # of shares every number from the least to the most can be had
+        if not bounds.leave_room(k):  # every number of shares between the least and the most is possible
             raise bounds.infeasible(k, bounds.ends(k)[1], num_problems, OWN_BUDGET, floor=True)
     values, bound = None, None  # no bound: exact by an argument, not by a certificate
     if shares.slice_P is not None:

@@ -40,7 +40,7 @@ def share(response_group: ArrayLike | Sequence[Hashable], name: Hashable) -> NDA
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Limit:
-    """One row: a cost and bounds on its mean over *all* problems.
+    """A cost and bounds on its mean over *all* problems: `limit` makes it, `stack` passes several to `allocate`.
 
     Attributes:
         cost: `[R]`.
@@ -125,7 +125,7 @@ def slices(
     at_least: Amount | None = None,
     total: bool = False,
 ) -> list[Limit]:
-    """The same `limit` within each domain: "extended at most 30 % within each tenant"; in order of first appearance.
+    """One `limit` for each domain, e.g. at most 30 % extended within each tenant; in order of first appearance.
 
     Args:
         cost: `[R]` e.g. `share(response_group, "extended")`.
@@ -146,7 +146,7 @@ def slices(
 
 
 def stack(limits: Sequence[Limit]) -> dict[str, Any]:
-    """Rows as arguments of `allocate`: `allocate(utility, problem, **stack([...]))`.
+    """Join limits into arguments of `allocate`: `allocate(utility, problem, **stack([...]))`.
 
     Example:
         >>> from ibpo.allocation import allocate, share
@@ -179,7 +179,7 @@ def _truths(within: ArrayLike, length: int) -> NDArray[np.bool_]:
         raise IbpoError(f"within: needs one truth value per response, {length}, got {len(items)}")
     for r, item in enumerate(items):
         if not isinstance(item, int | float) or item not in (0, 1):
-            raise IbpoError(f"within[{r}] is {item!r}: needs true or false, e.g. of domain == 'law'")
+            raise IbpoError(f"within[{r}] is {item!r}: needs true or false, e.g. domain == 'law'")
     return np.array(items, bool)
 
 

@@ -22,7 +22,7 @@ from ibpo.allocation.segments import FloatArray
 Plane = tuple[float, list[float]]
 """v and g `[K]`."""
 DUST = 1e-13
-"""Of the value: what is a rounding error."""
+"""A smaller part of the value is a rounding error."""
 MANY = 12
 """Rows from which on numpy's overhead pays."""
 MOST_TURNS = 40
@@ -62,7 +62,7 @@ def minimum(
             best, best_value = at, value
         dust = DUST * (abs(v) + sum(abs(x * s) for x, s in zip(g, at, strict=True)))
         if at == lowest and value - least <= 4 * dust:
-            # A crossing at 0 is found but for rounding: a bound that costs nothing has the price 0.
+            # A crossing at 0 is found up to rounding: a bound that costs nothing has the price 0.
             return np.array([x if abs(x) > DUST else 0.0 for x in at]) * scale + 0.0, True
         lowest, least = planes.add(v, g, dust)
         if best_value - least <= close * abs(best_value):

@@ -69,7 +69,7 @@ FARTHEST = 1e150
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartitionedAllocation:
-    """What `allocate_partitions` found; the fields of `Allocation`, but for the weights.
+    """What `allocate_partitions` found; the fields of `Allocation` without the weights.
 
     Attributes:
         objective: Sum of the chosen responses' utilities, over all partitions.
@@ -78,8 +78,8 @@ class PartitionedAllocation:
         price: `[K]` utility per unit of cost at the budgets' margin.
         spent: `[K]` mean cost per problem of the chosen responses.
         status: "optimal" where that is proved, else "feasible".
-        num_problems: Of all partitions.
-        num_responses: Of all partitions.
+        num_problems: Problems of all partitions.
+        num_responses: Responses of all partitions.
         num_passes: How often all partitions were read, samples not counted.
         num_open: Problems that were solved together, in memory.
     """
@@ -191,7 +191,7 @@ class _Settled:
         problem: `[C]` ids.
         row: `[C]` rows of the partition.
         num_open: Open problems.
-        num_near: Their rows but for the best of each, which are left out where they are more than memory may hold.
+        num_near: Their rows except the best of each, which are left out where they are more than memory may hold.
         some: Ids of some problems, open or not: those of the smallest hashes.
     """
 
@@ -270,7 +270,7 @@ def allocate_partitions(
         if whole.num_open_rows > most_open:
             raise IbpoError(
                 f"most_open: {whole.num_open_rows} rows of {whole.num_open} problems are open, more than {most_open}; "
-                "many problems have the same gain at the margin: raise it, or tell their utilities apart"
+                "many problems have the same gain at the margin: raise it, or give them utilities that differ"
             )
         moved = whole.solve(box, time_limit_s)
         if isinstance(moved, _Answer):
@@ -444,7 +444,7 @@ def _near_rows(instance: AllocationProblem, rule: _Rule, box: _Box) -> tuple[Int
 
 
 def _settle(read: Read, rule: _Rule, box: _Box, most_open: int, num_some: int, partition: Any) -> _Settled | None:
-    """One partition, read and forgotten but for its open problems; None: it is empty."""
+    """One partition, read, of which only the open problems are kept; None: it is empty."""
     instance = rule.gathered(read, partition)
     if instance is None:
         return None

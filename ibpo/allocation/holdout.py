@@ -132,7 +132,7 @@ class HoldoutRow:
         kept: `reward / always_most_expensive`; NaN where that is 0.
         share: Share of problems that each response group answers.
         num_splits: Splits, each used both ways.
-        num_unmet: Of the 2 * num_splits halves, those whose estimated costs could not keep the budget at all; there,
+        num_unmet: How many of the 2 * num_splits halves had estimated costs that cannot keep the budget; there,
             the cheapest response group of each problem is taken.
     """
 
@@ -389,7 +389,7 @@ def _questions(
 def enough_splits(num_problems: int) -> int:
     """Random halvings that are enough: 100, above 400 problems fewer, for each says more then, but at least 10.
 
-    Of 10 halvings of 4,000 problems, or of 1,000, the gain differed between seeds by a tenth of its standard error
+    With 10 halvings of 4,000 problems, or of 1,000, the gain differed between seeds by a tenth of its standard error
     (docs/log.md).
 
     Example:
@@ -455,7 +455,7 @@ class RankedSteps:
         room = amount * self.num_problems * (1 + 1e-12) - self.least_H  # a third of thirty is ten
         taken = self.reached <= room[self.half]  # the first of each half: they fit together
         room -= np.bincount(self.half[taken], self.spent[taken], len(room))
-        # Of the others one fits if there is still room for it, and the problem's step before it was taken.
+        # One of the others fits if there is still room for it, and the problem's step before it was taken.
         left = room.tolist()
         for step in np.flatnonzero(~taken & (self.spent <= room[self.half])).tolist():
             half, before = self.half[step], self.before[step]
@@ -496,7 +496,7 @@ def _halves(
     key = np.empty((num_splits, len(log.pair)), np.int64)
     kept = np.zeros(key.shape, bool)
     for split in range(num_splits):
-        # Pairs are sorted, and a number below 1 beside them leaves them so.
+        # Pairs are sorted, and a number below 1 next to them leaves them so.
         order = np.argsort(log.pair + rng.random(len(log.pair)))
         place = rank + rng.integers(0, 2, num_cells)[log.pair]
         key[split, order] = place % 2

@@ -46,7 +46,7 @@ static inline void scores(const Block *b, int64_t first, int64_t n, double *scor
     }
 }
 
-/* Of two rows of equal scores: is the second the cheaper, by the first cost that differs, or else before by `tie`? */
+/* Two rows have equal scores: is the second the cheaper, by the first cost that differs, or else before by `tie`? */
 static int is_cheaper(const Block *b, int64_t row, int64_t other) {
     for (int64_t k = 0; k < b->num_costs; k++) {
         const double *cost = b->cost + k * b->stride;
@@ -228,7 +228,7 @@ API void shift_costs(const Block *b, const double *cost, double *out, double *le
     }
 }
 
-/* Of each problem one row, hit `[R]`, that has the chosen utility and mark `[P]`: of several that of the smallest `tie`,
+/* One row of each problem, hit `[R]`, that has the chosen utility and mark `[P]`: of several that of the smallest `tie`,
    then the first; none where there is none. A mark counts whole, or as whether it is 0. */
 API void mark_rows(const Block *b, const uint8_t *mark, int64_t whole, const double *value, const uint8_t *of_problem,
                    uint8_t *hit) {

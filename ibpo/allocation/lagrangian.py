@@ -34,7 +34,7 @@ CLOSE = 1e-5
 FAR = 64.0
 """Typical prices up to which a minimum is looked for at first; further out where there is none."""
 HAIR = 1e-4
-"""Of a unit of cost, by which bounds are widened where D is minimised: of several optimal prices those that say what
+"""Bounds are widened by this part of a unit of cost where D is minimised: of several optimal prices those that say what
 one unit more would add, not what one less would take away."""
 NEAREST = 4_096
 """Candidates, besides the best of each problem, that are kept in mind: those of the smallest regrets."""
@@ -231,7 +231,7 @@ class _Regrets:
         bound: D, no less than any objective.
         best: `[P]` the candidate of the largest score: of equal ones the cheapest.
         near: Other candidates, those of the smallest regrets, by rising regret, then by problem and row.
-        regret: Of these.
+        regret: The regrets of these rows.
         reach: No candidate that is not among them has a regret of this or less.
         dust: Regrets up to here are rounding errors.
     """
@@ -251,7 +251,7 @@ def _regrets(instance: AllocationProblem, price: FloatArray) -> _Regrets:
     regrets: list[FloatArray] = []
     parts: list[float] = []
     # No score is larger than `most`. Regrets up to `faint` may be rounding errors, so that none is nearer than another:
-    # with binary rewards the optimal prices make thousands of candidates equal but for these.
+    # with binary rewards the optimal prices make thousands of candidates equal otherwise.
     most = largest_score(instance, price)
     blur = rounding(instance, price, most)
     faint = DUST * (most + 1.0) + blur
@@ -441,7 +441,7 @@ def _exchanged(instance: AllocationProblem, chosen: IntArray, found: _Regrets, p
         problem = problem_of(rows)
         now = changed[problem]
         gain, step = instance.utility[rows] - instance.utility[now], instance.cost[:, rows] - instance.cost[:, now]
-        # By the cost whose price counts most: for each move the best one among those that fit beside it.
+        # By the cost whose price counts most: for each move the best one among those that fit with it.
         order = np.lexsort((-gain, step[main]))
         rising, best = step[main][order], np.maximum.accumulate(gain[order])
         first = np.flatnonzero(gain[order] == best)

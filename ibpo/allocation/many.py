@@ -18,7 +18,7 @@ from ibpo.allocation.search import Row, States
 from ibpo.allocation.segments import FloatArray, IntArray
 
 MOST_PASSES = 100
-"""More than a dozen are seldom needed."""
+"""Rarely are more than a dozen needed."""
 FIRST = 120
 """Candidates of a first search, of which most halves need no second; each further one has twice as many."""
 FEW = 50_000

@@ -16,9 +16,9 @@ from ibpo.allocation.kernels import Float, Int, at
 from ibpo.allocation.segments import FloatArray, IntArray, KeyArray, Segments, add_parts, is_first
 
 MAX_TURNS = 40
-"""Of the prices of shares, at most."""
+"""Most turns of the search for the prices of shares."""
 LANES = 4
-"""Of `Sums` of kernels.c."""
+"""Lanes of `Sums` in kernels.c."""
 
 
 class _Block(ctypes.Structure):
@@ -57,13 +57,13 @@ def best_rows(
     price: FloatArray,
     reach: float | None = None,
 ) -> tuple[IntArray, FloatArray, IntArray, FloatArray]:
-    """Of each problem the best row and its score; and the other rows near it, with their regrets.
+    """The best row of each problem and its score, and the other rows near it, with their regrets.
 
     Args:
         utility: `[C]`.
         cost: `[K, C]`.
         tie: `[C]` what orders rows of equal scores and costs, or None.
-        segments: Of the rows.
+        segments: Where each problem's rows begin.
         price: `[K]`; score = utility - price . cost, term by term.
         reach: The largest regret of a row that is near; None: none is asked for.
 
@@ -175,7 +175,7 @@ def best_of_kinds(utility: FloatArray, marks: NDArray[Any], segments: Segments, 
     Args:
         utility: `[C]`.
         marks: `[C]`.
-        segments: Of the rows.
+        segments: Where each problem's rows begin.
         kind: `[256]` the kind of a response with each mark.
     """
     found = _block(utility, utility[None], None, segments, np.zeros(1))

@@ -372,7 +372,7 @@ def _numbers(argument: str, values: ArrayLike) -> FloatArray:
     if given is None or kind == "c":
         raise IbpoError(f"{argument}: needs an array of numbers, got {'complex ones' if kind else 'none'}")
     try:
-        if hasattr(given, "filled"):  # a masked array: what is masked is no number
+        if hasattr(given, "filled"):  # a masked array: what is masked is not a number
             return cast(FloatArray, given.astype(np.float64).filled(np.nan))
         return np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # torch: a tensor that needs its gradient
@@ -467,7 +467,7 @@ class AllocationProblem:
         cost: `[K, C]`.
         exact: `[K]` a row's costs as fractions `[C]`, where the floats in `cost` only come close; else None.
         row: `[C]` the caller's row, -1 for the empty response; None where candidates are the caller's rows.
-        segments: Where the candidates of each problem stand.
+        segments: Where the candidates of each problem are.
         ids: What orders ties between problems.
         tie: `[C]` what orders equal candidates of one problem, or None.
         bounds: Bounds on the K total costs.

@@ -213,7 +213,7 @@ class Row:
         local: IntArray,
         price: float,
     ) -> "Row | None":
-        """Row k of these candidates, beside what costs `fixed`; None where its bounds cannot be kept."""
+        """Row k of these candidates, added to what costs `fixed`; None where its bounds cannot be kept."""
         exact, low, high = instance.exact[k], instance.bounds.low[k], instance.bounds.high[k]
         if exact is None and instance.bounds.whole[k]:
             whole, scale = instance.cost[k, rows].astype(np.int64), 1

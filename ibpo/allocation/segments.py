@@ -267,7 +267,7 @@ class ProblemIds:
     """Rows gathered by problem.
 
     Attributes:
-        order: `[R]` rows so that equal ids stand together, rows of one problem in their own order; None where they
+        order: `[R]` rows so that equal ids are together, rows of one problem in their own order; None where they
             already do.
         segments: The rows of each problem, in that order.
         ids: `[P]` whole-number ids, or None.
@@ -283,7 +283,7 @@ class ProblemIds:
 
     @classmethod
     def from_values(cls, values: ArrayLike | Sequence[Hashable], length: int, seed: str) -> "ProblemIds":
-        """Gather the rows: nothing to do where the rows of every problem stand together, else a sort."""
+        """Gather the rows: nothing to do where the rows of every problem are together, else a sort."""
         if not isinstance(values, np.ndarray | list):
             values = id_items(values, "problem")  # an iterator can be read once
         values = cast(Sequence[Hashable], values)

@@ -65,7 +65,7 @@ class Shares:
         uses: `[K, G]` 1 where a kind counts in a share, else 0. Kinds are sorted: the cheaper first.
         num_shares: K.
         slice_P: `[P]` where each problem's responses count in one share at most: which (-1: none), and the kinds are
-            two, free and costly, with `uses` `[1, 2]`. Else None.
+            two, free and costly, with `uses` `[1, 2]`; None otherwise.
         utility: `[R]`, gathered by problem.
         marks: `[R]` the kind of each response, as a mark.
         mark: `[G]` the mark of each kind.
@@ -199,8 +199,8 @@ class Shares:
         for rows in slices_of(len(pick)):
             here, chosen = bits[rows], pick[rows]
             here[:] = best[0, rows]
-            # Where chosen, all bits of here ^ best, else none: without the branches of np.where, which take thrice as
-            # long.
+            # Where chosen, all bits of here ^ best, else none: without the branches of np.where, which take three times
+            # as long.
             for g in range(1, len(best)):
                 here ^= (here ^ best[g, rows]) & -(chosen == g).astype(np.int64)
         return value

@@ -9,7 +9,7 @@ of problem p,
 
 where least_k = sum_p least_kp. And a sum of whole numbers below 2^53 is exact in floats. So dollars of six decimals are
 counted in millionths, and tokens of 1e12 that differ by 7 become 0 to 7. What still does not fit into floats is kept as
-Python's whole numbers beside them, and only the search (`ibpo.allocation.search`) and the last check look there.
+Python's whole numbers next to them, and only the search (`ibpo.allocation.search`) and the last check look there.
 
 Numbers of more than 15 digits, as a division or a logarithm leaves them, mean no decimal: sums of these are compared
 within 1e-12 relative. Letters: C candidates, P problems, K budgets.
@@ -27,7 +27,7 @@ from ibpo.allocation.segments import FloatArray, ObjectArray, exact_sum, slices_
 
 MOST_PLACES = 15
 MOST_DIGITS = 15
-"""Any decimal of so many digits is told from its neighbours by the float that it becomes."""
+"""Any decimal with this many digits becomes a float that differs from its neighbours'."""
 LARGEST = 2**52
 UNITS = 2**6 * 3**2 * 5**3 * 7 * 11 * 13
 """A multiple of 1 to 16, and of 20, 24, 25, 32, 40, 50, 64, 100 and 1,000."""

@@ -94,12 +94,12 @@ def settled(node: Node) -> Node:
 
 
 def holds_matrix(node: Node) -> bool:
-    """Whether a matrix stands in a formula."""
+    """Whether a matrix is in a formula."""
     return node.kind == "matrix" or (node.kind in ("sum", "product", "quotient") and any(map(holds_matrix, node.parts)))
 
 
 def matrix_of(node: Node) -> Node:
-    """The matrix that a sum or product of matrices and factors is; the formula itself where it is none."""
+    """The matrix that a sum or product of matrices and factors is; the formula itself where it is no matrix."""
     parts = [matrix_of(part) if holds_matrix(part) else part for part in node.parts]
     rows = [[list(row.parts) for row in part.parts] if part.kind == "matrix" else None for part in parts]
     if node.kind == "matrix":

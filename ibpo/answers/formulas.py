@@ -20,7 +20,7 @@ FACTORS = (r"\frac", r"\sqrt", r"\cbrt", r"\binom", r"\lfloor", r"\lceil", r"\ov
 
 
 class FormulaReader(Cursor, ABC):
-    """A recursive descent over formulas; what stands in brackets may be more, and is read by `Reader`."""
+    """A recursive descent over formulas; what is in brackets may be more, and is read by `Reader`."""
 
     def __init__(self, tokens: list[Token], *, loose: bool) -> None:
         """`loose`: single letters and short words after a number and a space are units."""
@@ -35,7 +35,7 @@ class FormulaReader(Cursor, ABC):
 
     @abstractmethod
     def bracket(self, opening: str) -> Node:
-        """What stands in brackets."""
+        """What is in brackets."""
 
     @abstractmethod
     def matrix(self) -> Node:
@@ -157,7 +157,7 @@ class FormulaReader(Cursor, ABC):
                 return node
 
     def exponent(self) -> Node:
-        """What stands behind a power sign."""
+        """What is behind a power sign."""
         if self.take("{"):
             node = self.sum()
             self.expect("}")
@@ -407,7 +407,7 @@ class FormulaReader(Cursor, ABC):
         return Node("power", (node, power))
 
     def braced_root(self) -> Node:
-        """What stands under a root: in braces or brackets, or one number or letter."""
+        """What is under a root: in braces or brackets, or one number or letter."""
         if self.peek() == "{":
             return self.braced()
         if self.kind() == "number":

@@ -17,15 +17,15 @@ UNSPACED = re.compile(r"(?<=\d)(?=[A-Za-z])")
 ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 WORDS = re.compile(r"[A-Za-z]{2,}(?:[ -][A-Za-z]{2,})*")
 SIGNS = frozenset("0123456789=<>^+,;|$")
-"""None of which stands in words."""
+"""None of which is in words."""
 NAMED_UNIT = re.compile(r"[a-z]{3}|/")
 """What is no product of variables: `5 cup`, `9.8 m/s^2`."""
 
 
 @lru_cache(maxsize=8192)
 def understood(answer: str, loose: bool = False) -> Node | None:
-    """What an answer says, formulas and boxes in it or around it; None where it cannot be read."""
-    # Dollar signs around formulas are no currency where more stands beside them: `$5$ cm`.
+    """Read what an answer says, with formulas and boxes in it or around it; None where it cannot be read."""
+    # Dollar signs around formulas are not a currency where more is next to them: `$5$ cm`.
     apart = FORMULA_AMONG_WORDS.search(answer) is not None and "$" in clean(answer)
     texts = (answer, unmarked(answer))
     for text in texts[::-1] if apart else texts:
@@ -65,7 +65,7 @@ def equal(predicted: str, gold: str) -> bool | None:
 
 
 def same_words(ours: str, theirs: str) -> bool:
-    """Whether two answers are the same words but for case and article; short ones would be read as letters.
+    """Whether two answers are the same words, apart from case and article; short ones would be read as letters.
 
     Example:
         >>> same_words("Red", "red"), same_words("the red ball", "Red ball"), same_words("AB", "ab")

@@ -140,7 +140,7 @@ def _number(text: str, literal: str, at: int) -> tuple[Token, int]:
 
 
 def _roman(text: str, at: int, opening: str, spaced: bool, tokens: list[Token]) -> int:
-    r"""Read what stands in \text{...}; a single name, or letters and digits alone, are read as they are."""
+    r"""Read what is in \text{...}; a single name, or letters and digits alone, are read as they are."""
     if not opening.endswith("{"):
         return at
     end = closing_brace(text[at - 1 :])
@@ -218,7 +218,7 @@ class Cursor:
         """Read one of these tokens.
 
         Raises:
-            Unread: where another stands there.
+            Unread: where another is there.
         """
         if not self.take(*texts):
             raise Unread(f"{self.peek() or 'the end'!r} where {texts[0]!r} should be")

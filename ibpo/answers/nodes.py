@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_BITS = 8000
-"""Of a number that is computed exactly."""
+"""Most bits of a number that is computed exactly."""
 
 
 class Unread(ValueError):
@@ -41,7 +41,7 @@ def times(node: Node, factor: Node) -> Node:
 
 
 def has_variable(node: Node) -> bool:
-    """Whether a variable stands anywhere in it."""
+    """Whether a variable is anywhere in it."""
     return (
         node.kind == "variable"
         or (node.name.endswith("()") and node.kind == "function")
@@ -127,7 +127,7 @@ def is_derivative(node: Node) -> bool:
 
 
 def shares(name: Node, value: Node) -> bool:
-    """Whether a variable of the name stands in the value too; the argument of a function may."""
+    """Whether a variable of the name is in the value too; the argument of a function may."""
     if name.kind == "function" or is_derivative(name):
         return False
     return bool(variables(name) & variables(value))
@@ -140,7 +140,7 @@ def variables(node: Node) -> set[str]:
 
 
 def exact(node: Node) -> Fraction | None:
-    """The exact value of a rational expression; None where it is none, or a number of too many digits."""
+    """The exact value of a rational expression; None for any other node, or where a number has too many digits."""
     if node.kind == "number":
         return node.number
     if node.kind not in ("sum", "product", "quotient", "power", "function", "percent") or (

@@ -151,7 +151,7 @@ class Reader(FormulaReader):
         return self.with_unit(node, currency)
 
     def with_unit(self, node: Node, currency: str) -> Node:
-        """The value with what stands behind it: percent, a scale such as million, a unit, a second part."""
+        """The value with what is behind it: percent, a scale such as million, a unit, a second part."""
         if self.take("\\$", *CURRENCY):
             currency = currency or CURRENCY[self.tokens[self.at - 1].text[-1]]
         if self.take("\\%", "%", *PERCENT) or (
@@ -179,7 +179,7 @@ class Reader(FormulaReader):
             return Node("percent", (node,))
         unit = unit_of(words) if words else ""
         if unit is None:
-            raise Unread(f"{words!r} is no unit")
+            raise Unread(f"{words!r} is not a unit")
         if currency and unit not in ("", currency):
             unit = f"{currency}{'' if unit[0] == '/' else ' '}{unit}"
         quantity = Node("quantity", (node,), name=unit or currency)
@@ -234,7 +234,7 @@ class Reader(FormulaReader):
         return words
 
     def starts_words(self) -> bool:
-        """Whether words stand here that are no formula."""
+        """Whether words are here that are no formula."""
         if self.kind() == "text":
             return True
         if self.kind() != "word" or len(word := self.peek()) < 2 or word in FUNCTIONS | CONSTANTS.keys() | LETTERS:
@@ -265,7 +265,7 @@ class Reader(FormulaReader):
         return Node("text", name=text)
 
     def bracket(self, opening: str) -> Node:
-        """What stands in brackets: one value, a tuple or interval, a set."""
+        """What is in brackets: one value, a tuple or interval, a set."""
         closing = CLOSING[opening]
         if opening == r"\lbrace" and self.take(r"\rbrace"):
             return Node("empty")

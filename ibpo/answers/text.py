@@ -32,7 +32,7 @@ SPELLINGS = tuple((needle, re.compile(pattern), spelling) for needle, pattern, s
     ("/", r"\^\s*\{?(\d+)\}?\s*(?:\\!)?\s*/\s*(?:\\!)?\s*_\s*\{?(\d+)\}?", r"\\frac{\1}{\2}"),
     (r"\root", r"\\root\s*\{?(\w+)\}?\s*\\of(?![A-Za-z])", r"\\sqrt[\1]"),
     ("", r"^(?:\\text\s*\{)?(\d+)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textsuperscript)\s*\{)?(?:st|nd|rd|th)\s*\}{0,3}$",
-     r"\\text{th \1}"),  # an ordinal is no number
+     r"\\text{th \1}"),  # an ordinal is not a number
     (r"\angle", r"(?<![A-Za-z])m\s*(?=\\angle)", ""),
     (" ", r"^(?:an?|the)\s+(?=[A-Za-z]{4,}$)", ""),
     (r"\choose", r"\{\s*([^{}]+?)\s*\\choose\s*([^{}]+?)\s*\}|^([^{}]+?)\s*\\choose(?![A-Za-z])\s*([^{}]+)$",
@@ -114,12 +114,12 @@ LEADING = re.compile(
     r"(?:answer|result|value|solution|total|sum)(?(bold)(?:\s*:?\s*\*\*\s*[:=]?(?:\s*is)?\s+)|(?:\s+is|\s*[:=])\s*:?\s*)",
     re.IGNORECASE,
 )
-"""What may stand before an answer and says nothing: "The answer is"."""
+"""What may be before an answer and says nothing: "The answer is"."""
 IN_ROMAN = re.compile(r"\\(?:text|mathrm|textbf)\s*\{([A-Za-z :=]+)\}\s*")
 
 
 def clean(answer: str) -> str:
-    r"""One spelling: plain characters, one name for each command, nothing around the answer.
+    r"""Rewrite an answer in one spelling: plain characters, one name for each command, nothing around the answer.
 
     Example:
         >>> clean(r"**１\,２４８**."), clean("$3½$"), clean(r"\boxed 5"), clean("−5 m²")
@@ -194,7 +194,7 @@ PAIRS = (
 
 
 def unwrapped(text: str) -> str:
-    """Without one layer of what stands around an answer: delimiters of formulas, boxes, emphasis, a full stop."""
+    """Remove one layer around an answer: delimiters of formulas, boxes, emphasis, a full stop."""
     text = text.strip()
     if not text.isascii() or text[:1] == "\\" or text.endswith(SAID_LAST):
         text = DONE.sub("", text)
@@ -229,11 +229,11 @@ FORMULA_MARKS = re.compile(r"(?<!\\)\$\$?|(?<!\\)\\[()\[\]]")
 FORMULA_AMONG_WORDS = re.compile(r"(?<![\\$])\$(?=[^\s$])(?:[^$\\]|\\.)*(?<!\s)\$(?![\d$])")
 """A formula between dollar signs that are no currency: none of `$5, $6` closes one."""
 EMPHASIS = re.compile(r"(?<![\w)\]}*])\*\*(?=[^\s*])([^*]+)(?<!\s)\*\*(?![\w(\[{*])")
-"""A part of a text that Markdown sets in bold: its signs are no powers."""
+"""A part of a text that Markdown sets in bold: its signs are not powers."""
 
 
 def unmarked(answer: str) -> str:
-    r"""Without the delimiters of formulas and boxes, and bold print, anywhere in it; formulas stay apart from the rest.
+    r"""Remove the delimiters of formulas and boxes, and bold print, anywhere in a text; formulas stay separate words.
 
     Example:
         >>> unmarked(r"$\boxed{28}$ percent"), unmarked(r"\boxed{1}, \boxed{2}")
@@ -366,7 +366,7 @@ its will would should must think because since solution there then which how wha
 now
 """
 SENTENCE_WORDS = frozenset(SENTENCES.split())
-"""Words that change or deny what stands before them, or ask for more than a name: with them, words are not a unit."""
+"""Words that change or deny what is before them, or ask for more than a name: with them, words are not a unit."""
 
 
 def unit_of(words: str) -> str | None:

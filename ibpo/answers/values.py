@@ -49,7 +49,7 @@ def same_value(ours: Node, theirs: Node) -> bool:
 
 
 def rounds(decimal: Node, value: Node) -> bool:
-    """Whether one is a decimal that rounds the other, which is none."""
+    """Whether one is a decimal, and rounds the other, which is not a decimal."""
     if decimal.kind != "number" or decimal.places < MIN_PLACES or (value.kind == "number" and value.places != -1):
         return False
     digits = str(abs(decimal.number.numerator * 10**decimal.places // decimal.number.denominator))
@@ -98,7 +98,7 @@ def agree(ours: Node, theirs: Node) -> bool:
         if many is None:
             return False
         c, d = many
-        # Zero is what shrinks with the digits; a small number that is none does not.
+        # Zero is what shrinks with the digits; a small number that is not zero does not.
         if abs(c - d) > max(abs(c), abs(d)) * power_of_ten(-60) and abs(c - d) > apart * power_of_ten(-40):
             return False
         compared += 1
@@ -106,7 +106,7 @@ def agree(ours: Node, theirs: Node) -> bool:
 
 
 def bends(node: Node) -> bool:
-    """Whether a function stands in it that follows another rule elsewhere."""
+    """Whether a function is in it that follows another rule elsewhere."""
     return (node.kind == "function" and node.name in BENDS) or any(map(bends, node.parts))
 
 
@@ -216,7 +216,7 @@ def _apply(name: str, parts: list[Any]) -> Any:
 
 
 def same_equation(ours: Node, theirs: Node, *, positive: bool = False) -> bool:
-    """Whether two equations are the same but for a constant factor; for inequalities a positive one."""
+    """Whether two equations are the same up to a constant factor; for inequalities a positive one."""
     a, b = _difference(ours), _difference(theirs)
     if any(part.kind in (*COLLECTIONS, "text", "ratio") for node in (a, b) for part in node.parts):
         return False

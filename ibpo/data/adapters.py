@@ -1,7 +1,7 @@
 """Whose log is it? Files and folders of the tools that people use, as rows of one shape: one per response.
 
 `read_log_rows` recognises a log by its first rows and hands on every row with what an allocation asks, under the
-names of our own logs, beside what was there: `problem_id`, `response_group`, `model`, `reward` (or `answer` and `gold`
+names of our own logs, besides what was there: `problem_id`, `response_group`, `model`, `reward` (or `answer` and `gold`
 to judge by), `tokens` (of the whole completion, thoughts included), `thinking_tokens`, `finish_reason`, `prompt`,
 `completion`, `level`, `domain`. What the log does not say stays away. Rows that nothing recognises are
 handed on as they are.
@@ -47,7 +47,7 @@ GROUPS = ("response_group", "effort", "reasoning_effort", "group", "configuratio
           "model")  # fmt: skip
 """Columns that are taken for the response group, in this order."""
 REWARDS = ("reward", "correct", "is_correct", "score", "gold", "target")
-"""Columns for which a table is joined that lies beside a log."""
+"""Columns for which a table next to a log is joined."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +56,11 @@ class Known:
 
     name: str
     looks_like: Callable[[Json], bool]
-    """Of one of its first good rows."""
+    """Whether one of its first good rows is of this kind."""
     convert: Callable[[Iterator[Row], Source, Path], Iterator[Row]]
     """Good rows of one file -> ours, each with `effort`, `configuration` or `model`."""
     efforts: str
-    """Where the effort stands, in words."""
+    """Where the effort is recorded, in words."""
     named_by_file: bool = False
     """Whether a run may be named by the name of its file."""
 
@@ -132,7 +132,7 @@ KNOWN = (
 RESPONSES = "responses.jsonl"
 """What `ibpo eval` and `ibpo collect` write."""
 SILENT = ("results_", "per_instance_stats", "run_spec", "instances.json", "stats.json", "dataset_info", "state.json")
-"""What the names of files begin with that tools write beside their answers."""
+"""What the names of files begin with that tools write next to their answers."""
 
 
 def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawRow]:
@@ -170,7 +170,7 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
         tables = [file for file in others if _has_rewards(file, path)]
         join = [*tables, *join]
         if passed := [file.name for file in others if file not in tables]:
-            source.note(f"passed over, for it is no {tool.name}: {', '.join(passed[:5])}{', ...' * (len(passed) > 5)}")
+            source.note(f"skipped, because it is not {tool.name}: {', '.join(passed[:5])}{', ...' * (len(passed) > 5)}")
         ours = (_converted(tool, rows, source, file) for file, of_file, rows in opened if of_file)
         rows = grouped(chain.from_iterable(ours), source, tool)
     for table in join:
@@ -191,7 +191,7 @@ def _unlike(opened: Sequence[Opened], source: Source) -> Iterator[Opened]:
         if sizes[path.parent, path.stat().st_size] > 1 or names[_unpacked(path)] > 1:
             content = path.parent, _digest(path)
             if (first := seen.setdefault(content, path)) != path:
-                source.note(f"passed over, for it is a copy of {first.name}: {path.name}")
+                source.note(f"skipped, because it is a copy of {first.name}: {path.name}")
                 continue
         yield file
 
@@ -202,7 +202,7 @@ def _unpacked(path: Path) -> Path:
 
 
 def _digest(path: Path) -> bytes:
-    """Of what the file holds, unpacked; of a damaged one, which whoever reads it refuses, of its bytes."""
+    """Hash of what the file holds, unpacked; of the bytes of a damaged file, which its reader refuses."""
     found = sha256()
     try:
         with open_bytes(path) as file:
@@ -236,14 +236,14 @@ def plain_lines(source: Source) -> Path | None:
 
 
 def _has_rewards(file: Path, root: Path) -> bool:
-    """Whether a table beside a tool's log holds rewards or gold answers under an identifier."""
+    """Whether a table next to a tool's log holds rewards or gold answers under an identifier."""
     heads: dict[Path, Json] = {}
     _first(file, root, heads)
     return _has(heads[file], IDENTIFIERS) and _has(heads[file], REWARDS)
 
 
 def _reward_tables(heads: dict[Path, Json]) -> list[Path]:
-    """The tables of rewards or gold answers beside the files of a log of no tool, which has none of its own.
+    """The tables of rewards or gold answers next to the files of a log of no tool, which has none of its own.
 
     Args:
         heads: The first row of each file.
@@ -393,12 +393,12 @@ def _joined(rows: Iterator[RawRow], table: Path, source: Source) -> Iterator[Raw
             f"{' or '.join(x for _, x in known) or IDENTIFIERS[0]}"
         )
     twice = {x: _twice(others, y) for x, y in shared}
-    # An identifier that tells the table's rows apart, if there is one.
+    # An identifier that is unique in the table, if there is one.
     name, of_table = next(((x, y) for x, y in shared if not twice[x]), shared[0])
     if twice[name]:
         raise LogError(
             f"{table}: several rows have the {of_table} {twice[name]!r} and differ; keep one of them, or add "
-            f"an identifier that tells them apart ({', '.join(x for _, x in known)})"
+            f"an identifier that is unique ({', '.join(x for _, x in known)})"
         )
     beside = {identifier_of(other[of_table]): other for other in others if other.get(of_table) is not None}
     number, matched = 0, Counter[str]()
@@ -416,7 +416,7 @@ def _joined(rows: Iterator[RawRow], table: Path, source: Source) -> Iterator[Raw
     most = max(matched.values(), default=0)
     source.note(
         f"joined {table.name} by {name}: {matched.total()} of {number} rows"
-        + (f"; one of its rows was added to as many as {most}" if most > 1 else "")
+        + (f"; one of its rows was added to up to {most}" if most > 1 else "")
     )
     if not matched:
         raise LogError(f"{table}: no row has the {name} of a row of {source.path}; check how they are written")

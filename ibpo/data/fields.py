@@ -53,7 +53,7 @@ def lookup(row: Any, name: str) -> Any:
 
 
 def parse_cell(text: str) -> Any:
-    """What a cell says that holds JSON, or an object as Python prints it (`{'ok': True}`); None for neither.
+    """Parse a cell that holds JSON, or an object as Python prints it (`{'ok': True}`); None for neither.
 
     Example:
         >>> parse_cell('{"n": 1}'), parse_cell("{'ok': True, 'n': None}"), parse_cell("{x}")
@@ -103,12 +103,12 @@ def _bare(name: str) -> str:
 
 
 def first_of(row: Any, *names: str) -> Any:
-    """The first of these names that has a value."""
+    """The value of the first of these columns that has one."""
     return next((value for name in names if (value := lookup(row, name)) not in (None, "")), None)
 
 
 def says_error(row: Mapping[str, Any]) -> bool:
-    """Whether a row has an `error`, by which a request failed; what tables write for none is none.
+    """Whether a row has an `error`, so its request failed; what tables write for nothing is no error.
 
     Example:
         >>> says_error({"error": "timeout"}), says_error({"error": "None"}), says_error({"error": False})
@@ -137,7 +137,7 @@ def read_prompt(asked: Any) -> str:
 
 
 def read_user_turns(asked: Any) -> str | None:
-    """All that users said, where that is more than one text: what tells apart requests whose last message is the same.
+    """All that users said, where that is more than one text: it distinguishes requests whose last message is the same.
 
     Example:
         >>> read_user_turns([{"role": "user", "content": "Sure?"}])
@@ -194,7 +194,7 @@ def read_usage(usage: Any) -> Json:
     visible = first_of(usage, "candidatesTokenCount", "candidates_token_count")
     if said is None and (visible is not None or first_of(usage, *GEMINI_THOUGHTS) is not None):
         said, count = visible, (_count(visible) or 0) + (thinking or 0)  # Gemini's: the answer alone
-    # What stands beside the prompt's tokens, and is in the total too.
+    # What is counted besides the prompt's tokens, and is in the total too.
     beside = sum(_count(first_of(usage, name)) or 0 for name in (*CACHE_READ, *CACHE_WRITTEN, *TOOL_RESULTS))
     whole, thought = read_tokens(
         {"completion_tokens": count, "prompt_tokens": None if asked is None else asked + beside,
@@ -222,7 +222,7 @@ def _first_counted(usage: Any, *names: str) -> Any:
 
 
 def _count(value: Any) -> int | None:
-    """A count of tokens, as a number or as a text; None: it is none."""
+    """A count of tokens, as a number or as a text; None where it is no count."""
     try:
         return None if isinstance(value, bool) else as_count(read_number(value))
     except (TypeError, ValueError, OverflowError):
@@ -247,14 +247,14 @@ _COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 def read_number(value: Any, *, decimal_comma: bool = False) -> float:
-    """A number as people write it: `1,297` and `1 297` are thousands, `0,5` is a half.
+    """Read a number as people write it: `1,297` and `1 297` are thousands, `0,5` is a half.
 
     Args:
         value: A number, or a text that says one.
-        decimal_comma: Whether `1,297` is 1.297, as where `0,5` stands in the same column.
+        decimal_comma: Whether `1,297` is 1.297, as where `0,5` is in the same column.
 
     Raises:
-        ValueError: for what is none.
+        ValueError: The value is not valid.
 
     Example:
         >>> read_number("1,297"), read_number("0,5"), read_number(" 12.5 "), read_number("1,297,300.5")
@@ -264,7 +264,7 @@ def read_number(value: Any, *, decimal_comma: bool = False) -> float:
     """
     if not isinstance(value, str):
         return float(value)
-    text = value.strip().removesuffix("%").rstrip()  # a blank may stand before the sign
+    text = value.strip().removesuffix("%").rstrip()  # a blank may be before the sign
     if _COMMA.fullmatch(text) and (decimal_comma or not _THOUSANDS.fullmatch(text)):
         text = text.replace(",", ".")
     elif _THOUSANDS.fullmatch(text):
@@ -273,11 +273,11 @@ def read_number(value: Any, *, decimal_comma: bool = False) -> float:
 
 
 class Commas:
-    """What a comma parts in the numbers of each column, thousands or decimals: what it is in one row it is in all.
+    """What a comma separates in the numbers of each column, thousands or decimals: the same in all rows.
 
     Args:
-        rows: The first rows, which decide: `0,5` and `12,75` have decimals, and so has `1,297` beside them.
-        columns: Of numbers.
+        rows: The first rows, which decide: `0,5` and `12,75` have decimals, and so has `1,297` next to them.
+        columns: Columns of numbers.
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> None:
@@ -286,7 +286,7 @@ class Commas:
         self._thousands: dict[str, str] = {}
 
     def are_decimal(self, place: str, name: str, value: Any) -> bool:
-        """Whether the commas of this column, which holds this value here, part decimals.
+        """Whether the commas of this column, which holds this value here, separate decimals.
 
         Raises:
             LogError: They do here, and were read as parting thousands before.

@@ -30,7 +30,7 @@ from ibpo.errors import IbpoError
 from ibpo.prices import Prices
 
 Row = tuple[str, dict[str, Any]]
-"""Where it stands, as an error would name it, and its fields."""
+"""The place of the row, as an error would name it, and its fields."""
 RawRow = tuple[str, "dict[str, Any] | LogError"]
 """The same, or in place of the fields what is wrong with the row."""
 
@@ -64,7 +64,7 @@ class Source:
     metric: str = ""
     """The metric, scorer or reward function that is the reward; "": the first."""
     filter: str = ""
-    """Of lm-evaluation-harness: the filter whose answers count; "": the first."""
+    """lm-evaluation-harness: the filter whose answers count; "": the first."""
     prices: Prices | None = None
     """What tokens cost: the rows get a column `money`."""
     tokens: str = ""
@@ -73,16 +73,16 @@ class Source:
     """The column that the caller names for the problem: a row that has it needs no other identifier."""
     notes: list[str] = field(default_factory=list[str])
     custom_ids: list[str] = field(default_factory=list[str])
-    """Of a batch: the identifiers of all requests that were answered; of Inspect: the uuids of its samples."""
+    """OpenAI batch: the identifiers of all requests that were answered. Inspect: the uuids of its samples."""
     are_problems: bool = False
-    """Of a batch: whether a last number of its identifiers is a problem's, and counts no responses."""
+    """OpenAI batch: whether the last number of an identifier names a problem, and does not count responses."""
     evaluations: dict[Path, dict[str, dict[str, Any]]] = field(default_factory=dict[Path, dict[str, dict[str, Any]]])
-    """Of OpenTelemetry: folder -> response or span -> name of the evaluation -> score."""
+    """OpenTelemetry: folder -> response or span -> name of the evaluation -> score."""
     left_out: Counter[str] = field(default_factory=Counter[str])
     """Why rows were left out -> how many."""
 
     def note(self, text: str) -> None:
-        """Say it once, however many files it holds for."""
+        """Add a note once, however many files it is about."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -102,11 +102,11 @@ def kind_of(path: Path) -> str:
 def files_below(folder: Path) -> Iterator[Path]:
     """The files in a folder and those below it, in no order; links to folders are not followed.
 
-    What goes while it is looked at is passed over: a run that still writes removes its unfinished models and its oldest
+    Files that disappear meanwhile are skipped: a run that still writes removes its unfinished models and its oldest
     checkpoints. (`Path.rglob` of Python 3.11 ends with an error there.)
 
     Raises:
-        OSError: a folder that may not be read, rather than a part of the files in silence.
+        OSError: A folder may not be read; a part of the files is never returned silently.
     """
 
     def fail(error: OSError) -> None:
@@ -127,7 +127,7 @@ def data_files(folder: Path) -> list[Path]:
     if delta := next((file.parent.parent for file in found if file.parent.name == DELTA), None):
         raise LogError(
             f"{delta}: is a table of Delta Lake, whose folder holds the files of its earlier versions too; write the "
-            "version that is meant as a .parquet file and name that"
+            "version that you mean as a .parquet file and give that"
         )
     files = sorted(
         file
@@ -229,7 +229,7 @@ def open_bytes(path: Path) -> Any:
 
 
 def json_value(text: str) -> Any:
-    r"""As `json.loads`, but half of a character, where a text was cut off, is a question mark: no file takes it.
+    r"""Parse JSON like `json.loads`, but half of a character, where a text was cut off, becomes a question mark.
 
     Example:
         >>> json_value(r'["cut \ud83d", "\ud83d\ude42"]')
@@ -245,7 +245,7 @@ def parse_json(place: str, text: str) -> Any:
     """What a JSON text says.
 
     Raises:
-        LogError: where it is none, is nested too deeply, or holds a number of thousands of digits.
+        LogError: The text is not JSON, is nested too deeply, or holds a number of thousands of digits.
     """
     try:
         return json_value(text)
@@ -260,7 +260,7 @@ def read_document(path: Path, text: str) -> Any:
     """The whole of a `.json` file; where it holds objects one behind the other, a line each or many, their list.
 
     Raises:
-        LogError: where it is no JSON.
+        LogError: where it is not JSON.
     """
     try:
         return parse_json(str(path), text)
@@ -286,7 +286,7 @@ def document_rows(path: Path, document: Any) -> Iterator[RawRow]:
         if len(found) > 1:
             names = ", ".join(list(found)[:MAX_NAMED]) + ", ..." * (len(found) > MAX_NAMED)
             raise LogError(
-                f"{path}: several lists of objects, {names}; write the one that is meant as a file of its own"
+                f"{path}: several lists of objects, {names}; write the one that you mean into a file of its own"
             )
         fields = [set(value) for value in document.values() if isinstance(value, dict)]
         if not found and len(document) == len(fields) > 1 and fields[0] and all(one == fields[0] for one in fields):

@@ -30,7 +30,7 @@ class GroupSums:
 
     @property
     def num_problems(self) -> int:
-        """P."""
+        """Number of problems, P."""
         return len(self._ids) + len(self._index)
 
     def add(self, rows: LogRows) -> None:

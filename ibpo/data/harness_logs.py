@@ -1,6 +1,6 @@
 """Logs of evaluation harnesses and trainers, as rows of ours.
 
-Each `convert_*` takes the good rows of one file and hands on those that are responses: beside what was there `effort`
+Each `convert_*` takes the good rows of one file and hands on those that are responses: besides what was there `effort`
 or `configuration`, `problem_id`, `reward`, or `answer` and `gold` to judge by, `tokens` and what else is known. Known
 versions: lm-evaluation-harness 0.4.13, lighteval 0.13.0 (the flat layout of older ones is refused), Inspect's logs of
 version 2, promptfoo's of version 3.
@@ -133,7 +133,7 @@ def _lm_eval_run(file: Path, task: str, date: str, source: Source) -> str:
 
 
 def _lm_eval_settings(file: Path, date: str) -> Json:
-    """How the run of this date was asked, out of the results file beside its samples."""
+    """How the run of this date was asked, out of the results file next to its samples."""
     results = next(iter(file.parent.glob(f"results_{date}*.json")), None) if date else None
     return read_object(lookup(read_object(_document(results)), "config")) if results else {}
 
@@ -336,7 +336,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: Any, file: Pat
 def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
     """Group = the reasoning effort of plan or task; reward = the first scorer's value.
 
-    The log of a retried task holds again what the interrupted one had finished, and a log that was scored anew or
+    The log of a retried task holds again what the interrupted one had finished, and a log that was scored again or
     written in the other form holds all: a sample has a `uuid`, by which it counts once.
     """
     seen = set(source.custom_ids)  # of the files before this one
@@ -351,7 +351,7 @@ def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
             key = " ".join([str(sample["uuid"]), *folders])  # as effort=low/ may say whose it is
             if key in seen:
                 source.left_out[
-                    "samples that an earlier log holds too, by their uuid (as of a task that was retried)"
+                    "samples that an earlier log holds too, by their uuid (e.g. of a task that was retried)"
                 ] += 1
                 continue
             seen.add(key)
@@ -447,9 +447,9 @@ def is_helm(document: Any) -> bool:
 
 
 def helm_rows(file: Path, document: Json) -> Iterator[RawRow]:
-    """One row per request, with the statistics of its instance out of the file beside it.
+    """One row per request, with the statistics of its instance out of the file next to it.
 
-    A perturbed instance has the identifier of its original, so that only their field tells the
+    A perturbed instance has the identifier of its original, so that only their field distinguishes the
     statistics of both apart.
     """
     stats: dict[tuple[str, Any], Json] = {}
@@ -477,7 +477,7 @@ def convert_helm(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
     for place, row in rows:
         state, stats = row["state"], row["stats"]
         if lookup(state, "instance.perturbation"):
-            source.left_out["requests of perturbed instances, which are no other problems"] += 1
+            source.left_out["requests of perturbed instances, which are not new problems"] += 1
             continue
         if lookup(state, "result.success") is False:
             source.left_out["failed requests"] += 1
@@ -525,7 +525,7 @@ def convert_promptfoo(rows: Iterator[Row], source: Source, _: Path) -> Iterator[
     """Group = the provider's label, and the prompt's where a provider got several; problem = the test's id or its vars.
 
     `testIdx` is no problem: each repetition of a test (`--repeat`) has its own. An assertion that failed is a wrong
-    answer, though it stands under `error`.
+    answer, though it is under `error`.
     """
     made: list[tuple[str, str, Any, Json]] = []
     prompts: dict[str, dict[Any, str]] = {}
@@ -597,7 +597,7 @@ def convert_verl(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
     for place, row in rows:
         score = row["score"]
         if score == -1:
-            source.note("a score of -1 is taken for wrong: 0")
+            source.note("a score of -1 counts as wrong: 0")
             score = 0
         yield place, row | known(prompt=row["input"], completion=row["output"], gold=row.get("gts"), reward=score)
 

@@ -23,7 +23,7 @@ from ibpo.data.files import UNREADABLE, open_bytes, unreadable
 PIECE = 2**23
 """Bytes read at a time, and on to the end of a line."""
 SMALL = 2**21
-"""Of a smaller file reading line by line takes no longer than loading pyarrow; of a packed one, a tenth of it."""
+"""Bytes. Reading a smaller file line by line takes no longer than loading pyarrow; a tenth of it for a packed file."""
 MAX_OPENINGS = 900
 """Python's JSON gives up on nesting a little above it."""
 MAX_DIGITS = 4300

@@ -46,9 +46,9 @@ def priced_rows(rows: Iterator[RawRow], source: Source, prices: Prices) -> Itera
     """The rows with a column `money`; a row without tokens, or of a model without a price, is a bad one.
 
     Args:
-        rows: Of a log, whoever wrote it, as `ibpo.data.adapters` hands them on.
+        rows: Rows of a log, whoever wrote it, as `ibpo.data.adapters` hands them on.
         source: Takes what was counted; `source.tokens` names the column with the completion's tokens.
-        prices: Of the models of the log.
+        prices: Prices of the models of the log.
     """
     of_model: dict[str | None, Price] = {}
     for place, row in rows:
@@ -96,11 +96,11 @@ def token_use(row: Mapping[str, Any], tokens: str = "") -> TokenUse:
     if output is None:
         looked = repr(tokens) if tokens else ", ".join(TOKENS)
         raise LogError(
-            f"no tokens of the completion (looked for {looked}), which prices are of; name their column with "
+            f"no tokens of the completion (looked for {looked}), which prices need; name their column with "
             "--columns cost=COLUMN"
         )
     told, named = {**row, **said}, _named_tokens(row)
-    # Where the whole of the prompt stands in a column, that of the cache is a part of it.
+    # Where the whole of the prompt is in a column, that of the cache is a part of it.
     is_counted = PROMPT_COUNTS[0] in told or not any(name in named for name in (*PROMPT, *PROMPT_ALONE))
     thoughts = next((x for name in THOUGHTS if (x := _number(told, name)) is not None), None) or 0.0
     is_counted &= any(name in told for name in PROMPT_COUNTS)

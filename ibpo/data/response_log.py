@@ -40,6 +40,7 @@ from ibpo.data.values import (
 from ibpo.prices import Prices
 
 OnError = Literal["fail", "skip"]
+"""At a bad row: stop, or leave the row out and note it."""
 JudgeRows = Callable[[Sequence[Mapping[str, Any]]], Sequence[float]]
 """Rows with `gold` and `answer` or `completion` -> their rewards."""
 
@@ -74,7 +75,7 @@ class LogColumns:
         cost: The cost.
         by: What splits the log into parts with an allocation each; never guessed. Required where a column `model` holds
             several models and is not itself the response group.
-        show: What the report tells apart, e.g. a level or a domain; never guessed.
+        show: What the report shows separately, e.g. a level or a domain; never guessed.
         prices: What tokens cost: then the cost is money, and `cost` names the tokens of the completion.
     """
 
@@ -155,7 +156,7 @@ class Log:
         }
 
     def one_part(self, name: str | None, path: Path) -> "Log":
-        """The part of that name; None: the only one. `path` begins the error where there is none such."""
+        """The part of that name; None: the only one. Errors begin with `path`."""
         parts, by = self.parts(), self.columns.get("by")
         if name is None and len(parts) > 1:
             raise LogError(f"{path}: column {by!r} holds {', '.join(parts)}; name one of them with --part {by}=VALUE")
@@ -265,7 +266,7 @@ class LogReader:
         self._commas: Commas | None = None
         """What commas part in the numbers of a log that is read row by row."""
         self._ways: dict[str, None] = {}
-        """Of such a table the ways that are more than a response group."""
+        """The ways of such a table that are more than a response group."""
 
     def blocks(self, progress: Callable[[int], None] | None = None) -> Iterator[LogRows]:
         """One pass over the log, in blocks.
@@ -407,7 +408,7 @@ class LogReader:
         """Column by column; pieces and rows that are not plain are read as any other rows are."""
         file = plain_lines(source)
         if file is None:
-            raise LogError(f"{self.path}: was removed or replaced while it was read; run the same again")
+            raise LogError(f"{self.path}: was removed or replaced while it was read; run the command again")
         arrow, first = pyarrow_for(file), 1
 
         def raw_rows(lines: Iterable[str], number: int) -> Iterator[RawRow]:
@@ -456,7 +457,7 @@ class LogReader:
         if "cost" not in made:
             if completion is None:
                 raise LogError(
-                    f"{place}: no completion, of which the characters are the cost here; fill it in or drop the row "
+                    f"{place}: no completion, whose characters are the cost here; fill it in or drop the row "
                     "(--on-error skip), or name a column with the cost with --columns cost=COLUMN"
                 )
             made["cost"] = float(len(completion))

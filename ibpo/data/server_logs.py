@@ -1,6 +1,6 @@
 """Logs of what servers answered, as OpenAI's API, gateways and tracing tools store them, as rows of ours.
 
-Each `convert_*` takes the good rows of one file and hands on those that are responses: beside what was there `effort`,
+Each `convert_*` takes the good rows of one file and hands on those that are responses: besides what was there `effort`,
 `model`, `problem_id` or `prompt`, `tokens`, `thinking_tokens`, `finish_reason`, `completion` and `reward`, as far as
 they are known. Requests that failed are counted, not handed on; one with several answers becomes a row for each.
 """
@@ -62,7 +62,7 @@ EFFORTS = (
     "nothink",
     "direct",
 )
-"""Words for an effort that stand in identifiers of requests."""
+"""Words for an effort that are in identifiers of requests."""
 EFFORT_WORD = re.compile(rf"(?i)(?<![a-z0-9])({'|'.join(EFFORTS)})(?![a-z0-9])")
 COUNTERS = ("sample", "attempt", "trial", "repeat", "rep", "run", "seed", "try", "epoch")
 SAMPLE = re.compile(rf"(?i)(?<![a-z0-9])({'|'.join(COUNTERS)})[ _=#-]?\d{{1,3}}(?![a-z0-9])")
@@ -80,7 +80,7 @@ SPENT = re.compile(r"(?i)token|usage|cost|spend|spent")
 ALLOWED = re.compile(r"(?i)max|min_|limit|budget|per_")
 """Numbers that a request's answers spent together, by their names, and such that bound them or are prices."""
 TEXTS = ("prompt", "completion", "input", "output", "content", "text")
-"""Where texts stand, which may look like anything."""
+"""Where texts are, which may look like anything."""
 
 
 GEMINI_THINKING = ("generationConfig.thinkingConfig", "config.thinkingConfig", "config.thinking_config")
@@ -89,7 +89,7 @@ GEMINI_THINKING = ("generationConfig.thinkingConfig", "config.thinkingConfig", "
 def read_completion(answer: Any) -> Json:
     """What an answer of an OpenAI-compatible server (chat, completions, responses), Anthropic's or Gemini's says.
 
-    Of several answers to one request it is the first, with the tokens of all; see `each_answer`.
+    Where a request has several answers it is the first, with the tokens of all; see `each_answer`.
     """
     model = first_of(answer, "model", "modelVersion", "model_version")
     effort = first_of(answer, "reasoning.effort", "reasoning_effort")
@@ -137,7 +137,7 @@ def each_answer(row: Json, choices: Sequence[Json], source: Source) -> Iterator[
     """A row for each answer to one request, of the row that a request with one answer would be.
 
     A server counts the tokens of all answers together, so each gets its share of them and of the money, equal as far as
-    the answers are not counted one by one; the prompt is shared likewise. Rewards are a list, one for each answer: a
+    the answers are not counted one by one; so is the prompt. Rewards are a list, one for each answer: a
     single one says not which of them it is of, or whether it is of a vote among all, and is taken out. Identifiers of
     the request get the answer's number, so a table of rewards that has one for them all is not joined either.
 
@@ -238,11 +238,11 @@ class Asked(NamedTuple):
 
     custom_id: str
     prompt: str = ""
-    """Of the batch's input; "" where it is not there."""
+    """Prompt of the batch's input; "" where the input is not there."""
     folder: str = ""
     model: str = ""
     num_tokens: int = 0
-    """Of the prompt, by the answer; 0 where they are not told, or what the server's tools said is among them."""
+    """Tokens of the prompt, as the answer reports them; 0 where it does not, or where they include a tool's output."""
 
 
 class Parts(NamedTuple):
@@ -269,7 +269,7 @@ def split_ids(ids: Sequence[str], *, counted: bool | None = None) -> Callable[[s
     """How identifiers of requests name problem and effort: `q17-low`, `low/q17/0`; None where they do not.
 
     Args:
-        ids: Of several requests.
+        ids: Identifiers of several requests.
         counted: Whether a last small number counts the responses to a problem, else it is a part of the problem; None:
             as far as the identifiers tell (`count_responses`).
 
@@ -483,7 +483,8 @@ def _asked_in(folder: Path) -> dict[str, Json]:
             mine = _inputs(other)
             if differ := next((name for name in mine if asked.get(name, mine[name]) != mine[name]), ""):
                 raise LogError(
-                    f"{other}: asks custom_id {differ!r} otherwise than another file of its folder; give each batch, "
+                    f"{other}: asks custom_id {differ!r} in another way than another file of its folder; give "
+                    "each batch, "
                     "input and output, a folder of its own, such as effort=low/"
                 )
             asked |= mine
@@ -535,7 +536,7 @@ def _is_answer(value: Any) -> bool:
 
 def _pair_of(row: Json) -> tuple[Any, Any]:
     """(request, response) of a row that holds both, or is the response itself."""
-    if _is_answer(row):  # the fields of its request may stand beside its own
+    if _is_answer(row):  # the fields of its request may be next to its own
         return row.get("request") or row.get("input") or (row if row.get("messages") else {}), row
     answer = next(
         (row[name] for name in ("response", "completion", "output", "result") if _is_answer(row.get(name))), None
@@ -544,7 +545,7 @@ def _pair_of(row: Json) -> tuple[Any, Any]:
 
 
 def is_pair(row: Json) -> bool:
-    """A response, alone or beside its request."""
+    """A response, alone or next to its request."""
     return _pair_of(row)[1] is not None
 
 
@@ -625,7 +626,7 @@ def convert_litellm(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
 
 
 def _under(*names: str) -> list[str]:
-    """Where the caller's own fields may stand in a spend log's metadata."""
+    """Where the caller's own fields may be in a spend log's metadata."""
     return [f"{at}{name}" for at in ("spend_logs_metadata.", "requester_metadata.", "") for name in names]
 
 
@@ -756,7 +757,7 @@ def is_otlp(document: Any) -> bool:
 def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Row]:
     """Group = an attribute that ends in `effort`, else the model; reward = the evaluation event of the span.
 
-    Of several evaluations it is the one named by --metric, else the first of the file; the others are columns.
+    Where there are several evaluations it is the one named by --metric, else the first; the others are columns.
     """
     for place, one, choices in _once_each(_responses_of(rows, source, file), source):
         for found in each_answer(one, choices, source):
@@ -765,7 +766,7 @@ def convert_otel(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
 
 def _responses_of(rows: Iterator[Row], source: Source, file: Path) -> Iterator[tuple[str, Json, list[Json]]]:
     """The spans in which a model answered, and the answers of each."""
-    if file.parent not in source.evaluations:  # read once, however many files of spans lie there
+    if file.parent not in source.evaluations:  # read once, however many files of spans are there
         scores: dict[str, Json] = {}
         for other in sorted(file.parent.iterdir()):
             for row in _otel_batches(other):
@@ -777,7 +778,7 @@ def _responses_of(rows: Iterator[Row], source: Source, file: Path) -> Iterator[t
         for span in _spans(row):
             about: Json = span["attributes"]
             if not _is_of_model(about):
-                source.left_out["spans without attributes gen_ai.*, which are of no model"] += 1
+                source.left_out["spans without attributes gen_ai.*, which are not of a model"] += 1
                 continue
             if about.get("gen_ai.operation.name") not in (None, "chat", "text_completion", "generate_content"):
                 continue
@@ -834,7 +835,7 @@ def _once_each(spans: Iterator[tuple[str, Json, list[Json]]], source: Source) ->
     for place, one, choices in spans:
         key = one["trace_id"], one.get("request_id") or one["span_id"] or place
         if key in seen:
-            source.left_out["spans of a response that another span of its trace is of"] += 1
+            source.left_out["spans of a response that another span of its trace has too"] += 1
             if key in held:
                 kept, other = held[key], (place, one, choices)
                 if "effort" in one and "effort" not in kept[1]:
@@ -851,7 +852,7 @@ def _once_each(spans: Iterator[tuple[str, Json, list[Json]]], source: Source) ->
 
 
 def _otel_batches(file: Path) -> Iterator[Json]:
-    """What a file beside the spans may hold of their evaluations: objects of JSON."""
+    """What a file next to the spans may hold of their evaluations: objects of JSON."""
     kind = kind_of(file)
     if kind in LINES:
         yield from (row for _, row in read_rows(file) if not isinstance(row, LogError))

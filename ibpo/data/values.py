@@ -43,7 +43,7 @@ def read_field(place: str, row: Mapping[str, Any], field: str, column: str, comm
     """The checked value of one field of one row: a number for `reward` and `cost`, else a text.
 
     Args:
-        place: Where the row stands, for the error.
+        place: The place of the row, for the error.
         row: The row.
         field: What is read.
         column: From which column.
@@ -78,7 +78,7 @@ def read_field(place: str, row: Mapping[str, Any], field: str, column: str, comm
 
 
 def is_own(row: Mapping[str, Any]) -> bool:
-    """Whether a row is of a table of ours, which names the way of answering beside the response group."""
+    """Whether a row is of a table of ours, which names the way of answering next to the response group."""
     return all(name in row for name in OWN_COLUMNS)
 
 
@@ -87,7 +87,7 @@ def own_group(row: Mapping[str, Any]) -> str:
 
     `ibpo eval --also two-turns` and the like go on after the responses of a group: the column `response_group` says
     behind which, `configuration` which way it is. A bare prompt has no response group, and is a way like any other.
-    What a policy chose by itself, whatever it is called, is of the response group as which it opens: "" is none.
+    What a policy chose by itself, whatever it is called, belongs to the response group as which it opens; "": to none.
 
     Example:
         >>> row = {"configuration": "steps, corrected", "response_group": "steps", "finish_reason": "stop"}
@@ -126,7 +126,7 @@ def divided(name: str) -> tuple[str, float]:
 def check_number(
     place: str, value: Any, field: str, name: str, divisor: float = 1.0, *, decimal_comma: bool = False
 ) -> float:
-    """A number of a log as people write it, divided by `divisor`.
+    """Read a number of a log as people write it, and divide it by `divisor`.
 
     Args:
         place: File, row and column, for the error.
@@ -137,7 +137,7 @@ def check_number(
         decimal_comma: Whether `1,297` has decimals, as `Commas` says of its column.
 
     Raises:
-        LogError: It is none, or not such a one.
+        LogError: The value is not of this kind.
 
     Example:
         >>> check_number("row 1", "Y", "reward", "right"), check_number("row 1", "1,297", "cost", "tokens")

@@ -4,7 +4,7 @@ A hybrid model thinks or answers at once, and its chat template says which: by a
 in the system message. Families differ in the switch, in the marks around a thought, and in what the template already
 writes behind the user's message. What a wrong switch does is silent: templates ignore arguments that they do not know.
 
-`FAMILIES` is the table. `find_family` tells the family of a chat template by texts that stand in it; a template of no
+`FAMILIES` is the table. `find_family` tells the family of a chat template by texts that are in it; a template of no
 family is read by trying the known switches on it (`ibpo.responses.openings`). Checked against the templates
 themselves by `benchmarks/families.py`, which makes the table in docs/reference/response-groups.md.
 """
@@ -28,14 +28,14 @@ class Family:
 
     name: str
     signs: tuple[str, ...] = ()
-    """Texts that all stand in the family's chat template; of several that fit, the first family of the table counts."""
+    """Texts that are all in the family's chat template; of several that fit, the first family of the table counts."""
     without: tuple[str, ...] = ()
-    """Texts of which none stands in it."""
+    """Texts that are not in it."""
     think: str = THINK
     """What opens a thought."""
     end_think: str = END_THINK
     to_answer: str = ""
-    """What stands between the end of a thought and the answer."""
+    """What is written between the end of a thought and the answer."""
     at_once: str = ""
     """What opens an answer without a thought, where the template does not write it itself."""
     on: Options | None = None
@@ -158,7 +158,7 @@ PLAIN = Family(name="unknown")
 
 @lru_cache(maxsize=256)
 def find_family(template: str) -> Family:
-    """The family of a chat template, by the texts that stand in it; `PLAIN` for one of none.
+    """The family of a chat template, by the texts that are in it; `PLAIN` for one of none.
 
     Example:
         >>> find_family("... {{ '<mm:think>' }} ...").off
@@ -193,7 +193,7 @@ class Thought:
     closed: bool
     """False where the thought has no end: it was cut, by a limit of tokens, a budget of thinking or a stop string."""
     answer: str
-    """What stands behind the thought, or all of the response; "" behind a thought without end."""
+    """What follows the thought, or all of the response; "" after a thought without end."""
 
 
 def plain_thoughts(completion: str) -> str:

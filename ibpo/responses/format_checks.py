@@ -1,4 +1,4 @@
-"""Can these response groups be told apart, forced and read with this tokenizer and chat template?
+"""Can these response groups be distinguished, forced and read with this tokenizer and chat template?
 
 Users of other trainers lost weeks to what is checked here: a chat template that opens the thought itself, or drops it
 from what is trained on; two response groups that open with the same token, so that the choice between them is never
@@ -121,7 +121,7 @@ def _openings(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
             found.append(Finding(level="note", subject=names, text=text))
         elif alike is None:
             text = (
-                f"one opening begins like the other ({len(ours)} and {len(theirs)} tokens): they cannot be told apart"
+                f"one opening begins like the other ({len(ours)} and {len(theirs)} tokens): nobody can distinguish them"
             )
             found.append(Finding(level="error", subject=names, text=text))
         elif alike:
@@ -134,13 +134,14 @@ def _openings(forms: Sequence[Format], tokenizer: Any) -> list[Finding]:
                     "writes the empty thought itself"
                 )
             text = (
-                f"both open with {shared!r}; they part at token {alike + 1}. The trainer weighs the first token, so "
+                f"both open with {shared!r}; they differ from token {alike + 1} on. The trainer weighs the "
+                "first token, so "
                 f"the choice would not be learned: {fix}"
             )
             found.append(Finding(level="error", subject=names, text=text))
         else:
             first = tokenizer.decode(ours[:1]), tokenizer.decode(theirs[:1])
-            found.append(Finding(level="note", subject=names, text=f"told apart by their first tokens {first}"))
+            found.append(Finding(level="note", subject=names, text=f"distinguished by their first tokens {first}"))
     return found
 
 
@@ -216,7 +217,7 @@ def _template(forms: Sequence[Format], tokenizer: Any, options: Options) -> list
         text = f"family {family.name}: thinking {switch}; a thought opens with {family.think!r}"
         found.append(Finding(level="note", subject="template", text=text))
     if system := default_system_prompt(tokenizer):
-        text = f"where a chat has no system message it puts in its own: {system[:60]!r}; data.system sets another"
+        text = f"where a chat has no system message it adds its own: {system[:60]!r}; data.system sets another"
         found.append(Finding(level="note", subject="template", text=text))
     wrote, is_open = written(tokenizer, [user], options, family)
     thinking = [form for form in forms if form.group.prefix.lstrip().startswith(THINK)]

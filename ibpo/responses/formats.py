@@ -31,6 +31,7 @@ from ibpo.responses.readers import (
 from ibpo.types import ResponseGroup
 
 MAX_TRIALS = 8
+"""Most attempts in one sequential vote."""
 CONSENSUS = 3
 
 
@@ -73,12 +74,12 @@ FEEDBACK = (
 )
 """The user's second turn of a refinement."""
 REVISION = f"Now give the solution again, with all that you found put right. {BOX_IT}"
-"""Its third."""
+"""The user's third turn of a refinement."""
 CHOICE = (
     "Compare the two solutions of this problem: where they differ, say which of them is wrong and why. If both are "
     f"wrong, correct them. {BOX_IT}"
 )
-"""What stands behind two solutions between which is to be chosen."""
+"""What follows two solutions, one of which must be chosen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +107,7 @@ def make_format(
 ) -> Format:
     """A format whose answer is what its reader reads; a reader raises `CannotBuild` for what is malformed.
 
-    With `may_think` a thought may stand in front of it all.
+    With `may_think` a thought may be in front of it all.
     """
 
     def reading(completion: str) -> Reading:
@@ -147,7 +148,7 @@ def _tagged(text: str, tags: Sequence[str]) -> tuple[list[str], str]:
 def _voting(text: str) -> Reading:
     blocks, rest = split_blocks(text)
     if any(tag != "TRIAL" for tag, _ in blocks):
-        raise CannotBuild("a block that is no trial has no place here")
+        raise CannotBuild("a block that is not a trial has no place here")
     attempts = tuple(one_box(body, f"trial {i}") for i, (_, body) in enumerate(blocks, start=1))
     answer = one_box(rest, "the text after the trials")
     *trials, final = representatives([*attempts, answer])
@@ -167,12 +168,12 @@ def broken_rule(attempts: Sequence[str], final: str) -> str | None:
         counts[answer] += 1
         if counts[answer] == CONSENSUS:
             if used < len(attempts):
-                return f"goes on after the consensus of trial {used}"
+                return f"continues after the consensus of trial {used}"
             return None if final == answer else "its final answer is not the consensus"
     if len(attempts) != MAX_TRIALS:
         more = "stops" if len(attempts) < MAX_TRIALS else "goes on"
         return f"{more} after {len(attempts)} trials without consensus"
-    return None if final in counts else "its final answer is of none of its trials"
+    return None if final in counts else "its final answer is not from any of its trials"
 
 
 def _adaptive(text: str) -> Reading:
@@ -203,7 +204,7 @@ def _debated(text: str) -> Reading:
 
 def _thought(text: str) -> Reading:
     if text.count(THINK) != 1 or text.count(END_THINK) != 1:
-        raise CannotBuild(f"{THINK} and {END_THINK} stand once each; a thought that is not closed gives no answer")
+        raise CannotBuild(f"{THINK} and {END_THINK} occur once each; a thought that is not closed gives no answer")
     thought, _, rest = text.partition(END_THINK)
     if not thought.removeprefix(THINK).strip():
         raise CannotBuild("the thought is empty")
@@ -222,6 +223,7 @@ def _unthought(text: str) -> Reading:
 COT = make_format(
     "standard", "Solution:", f"Begin with `Solution:` and solve the problem step by step. {BOX_IT}", one_attempt
 )
+"""One attempt, step by step: the standard response group."""
 SEQUENTIAL_VOTING = make_format(
     "sequential_voting",
     "[TRIAL]",
@@ -231,6 +233,7 @@ SEQUENTIAL_VOTING = make_format(
     "of their answers in \\boxed{}.",
     _voting,
 )
+"""Several attempts in one response, until three agree: the paper's extended response group."""
 ADAPTIVE = make_format(
     "adaptive",
     "",
@@ -238,6 +241,7 @@ ADAPTIVE = make_format(
     f"Otherwise: {SEQUENTIAL_VOTING.group.instruction} In both cases, the last \\boxed{{}} holds the final answer.",
     _adaptive,
 )
+"""All instructions in one: the policy judges how hard the problem is, and answers once or votes."""
 THINKING_OFF = make_format(
     "thinking_off",
     f"{THINK}\n\n{END_THINK}\n\n",
@@ -245,7 +249,9 @@ THINKING_OFF = make_format(
     _unthought,
     template_options={"enable_thinking": False},
 )
+"""A hybrid model answers with an empty thought."""
 THINKING_ON = make_format("thinking_on", f"{THINK}\n", BOX_IT, _thought, template_options={"enable_thinking": True})
+"""A hybrid model thinks first."""
 
 DIRECT = make_format(
     "direct",
@@ -262,6 +268,7 @@ EFFORT_LOW = make_format(
     may_think=True,
     template_options={"reasoning_effort": "low"},
 )
+"""A result in a few words."""
 EFFORT_MEDIUM = make_format(
     "effort_medium",
     "Steps:",
@@ -270,6 +277,7 @@ EFFORT_MEDIUM = make_format(
     may_think=True,
     template_options={"reasoning_effort": "medium"},
 )
+"""The main steps."""
 EFFORT_HIGH = make_format(
     "effort_high",
     "Carefully:",
@@ -278,6 +286,7 @@ EFFORT_HIGH = make_format(
     may_think=True,
     template_options={"reasoning_effort": "high"},
 )
+"""Every step, with a check of the result."""
 SELF_CORRECTION = make_format(
     "self_correction",
     "[ATTEMPT]",
@@ -285,6 +294,7 @@ SELF_CORRECTION = make_format(
     "write a corrected solution as [REVISION] ... [/REVISION] with the answer in \\boxed{}.",
     _two_attempts,
 )
+"""An attempt, then a corrected one."""
 REFLECTION = make_format(
     "reflection",
     "[DRAFT]",
@@ -292,6 +302,7 @@ REFLECTION = make_format(
     f"[REFLECTION] ... [/REFLECTION], then the final solution. {BOX_IT}",
     _reflected,
 )
+"""A draft, what may be wrong with it, and the final solution."""
 DEBATE = make_format(
     "debate",
     "[VOICE]",
@@ -299,6 +310,7 @@ DEBATE = make_format(
     f"\\boxed{{}}; later ones may answer earlier ones. Then give a verdict. {BOX_IT}",
     _debated,
 )
+"""Two or more voices, then a verdict."""
 
 FORMATS = {
     f.group.name: f
@@ -345,12 +357,12 @@ def with_box(solution: str, answer: str | None) -> str:
 
 
 def build_single(solution: str, form: Format = COT) -> str:
-    """One attempt, for formats that open by a word: standard and the levels of effort."""
+    """Build a response of one attempt, for formats that open by a word: standard, levels of effort."""
     return _checked(form, f"{form.group.prefix} {solution.strip()}", [one_box(solution, "the solution")])
 
 
 def build_voting(solutions: Sequence[str]) -> str:
-    r"""Sequential voting out of independent solutions, stopped by the rule; the plurality where there is no consensus.
+    r"""Build sequential voting from independent solutions, stopped by the rule; without consensus, the plurality wins.
 
     Raises:
         CannotBuild: where a solution has no clear answer, or too few are given for the rule to stop.
@@ -367,27 +379,27 @@ def build_voting(solutions: Sequence[str]) -> str:
 
 
 def build_correction(first: str, second: str) -> str:
-    """Self-correction in one response."""
+    """Build a self-correction in one response: an attempt, then the corrected one."""
     answers = [one_box(first, "the attempt"), one_box(second, "the revision")]
     text = f"[ATTEMPT]\n{first.strip()}\n[/ATTEMPT]\n[REVISION]\n{second.strip()}\n[/REVISION]"
     return _checked(SELF_CORRECTION, text, answers)
 
 
 def build_reflection(draft: str, reflection: str, final: str) -> str:
-    """A draft, what may be wrong with it, and the final solution."""
+    """Build a reflection: a draft, what may be wrong with it, and the final solution."""
     text = f"[DRAFT]\n{draft.strip()}\n[/DRAFT]\n[REFLECTION]\n{reflection.strip()}\n[/REFLECTION]\n{final.strip()}"
     return _checked(REFLECTION, text, [one_box(draft, "the draft")], one_box(final, "the final solution"))
 
 
 def build_debate(voices: Sequence[str], verdict: str) -> str:
-    """Two or more voices and a verdict."""
+    """Build a debate: two or more voices and a verdict."""
     answers = [one_box(voice, f"voice {i}") for i, voice in enumerate(voices, start=1)]
     text = "\n".join([*(f"[VOICE]\n{voice.strip()}\n[/VOICE]" for voice in voices), verdict.strip()])
     return _checked(DEBATE, text, answers, one_box(verdict, "the verdict"))
 
 
 def build_thinking(thought: str, solution: str) -> str:
-    """A thought in tags, then the solution; an empty thought makes the response that does not think."""
+    """Build a thought in tags, then the solution; an empty thought makes the response that does not think."""
     answer = one_box(solution, "the solution")
     if not thought.strip():
         return _checked(THINKING_OFF, f"{THINKING_OFF.group.prefix}{solution.strip()}", [answer])

@@ -16,7 +16,7 @@ from ibpo.types import Prompt, ResponseGroup
 
 
 def build_response_groups(configs: Sequence[ResponseGroupConfig]) -> list[ResponseGroup]:
-    """Response groups, the standard one first.
+    """Make response groups from their tables in a recipe, the standard one first.
 
     Raises:
         IbpoError: for an unknown reader, or an empty prefix or one that opens like another.
@@ -39,7 +39,7 @@ def build_response_groups(configs: Sequence[ResponseGroupConfig]) -> list[Respon
 
 
 def check_reads_programs(configs: Sequence[ResponseGroupConfig]) -> None:
-    """Whether every response group can give a program, where these are the answers.
+    """Check that every response group can give a program, where the answers are programs.
 
     Raises:
         IbpoError: for one that reads boxes or numbers, whose responses would all score 0.
@@ -47,8 +47,8 @@ def check_reads_programs(configs: Sequence[ResponseGroupConfig]) -> None:
     for config in configs:
         if config.answer != "code" and not config.answer.startswith("after:"):
             raise IbpoError(
-                f"response_group.{config.name}.answer: {config.answer!r} reads no program, which is what this task's "
-                "answers are; write code"
+                f"response_group.{config.name}.answer: {config.answer!r} does not read programs, "
+                "and this task's answers are programs; write code"
             )
 
 

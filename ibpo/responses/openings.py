@@ -1,7 +1,7 @@
 r"""How a response is opened behind a chat template: what the template has written, and what is left to force.
 
 A template may write a part of the response itself: the opening of a thought (`<think>\n`), or a thought that is
-closed already. A prefix that is forced behind it without looking opens a thought twice, or stands inside of one. So
+closed already. A prefix that is forced behind it without looking opens a thought twice, or is inside of one. So
 each prefix is rendered here as the model will see it, in the marks of its family, and only what the template has not
 written is forced. The same function serves `ibpo groups check`, `ibpo eval`, the cold start and servers.
 """
@@ -22,14 +22,14 @@ from ibpo.errors import IbpoError
 from ibpo.responses.families import END_THINK, FAMILIES, FOREIGN, PLAIN, THINK, Family, Options, find_family
 
 MAX_SECONDS = 10.0
-"""Of CPU time for one prompt, which takes milliseconds."""
+"""Most CPU seconds for one prompt, which takes milliseconds."""
 
 _ENDLESS: set[str] = set()
 """Templates that have not come to an end once; they are not tried again."""
 
 
 class EndlessTemplate(IbpoError):
-    """A chat template that does not come to an end."""
+    """A chat template that does not end in time."""
 
 
 class _OutOfTime(BaseException):
@@ -61,14 +61,14 @@ def apply_template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **opti
         _ENDLESS.add(template)
         name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
         raise EndlessTemplate(
-            f"{name}: the chat template has not come to an end after {MAX_SECONDS:g} CPU seconds with one prompt: it "
-            "loops for ever; fix it (chat_template.jinja or tokenizer_config.json), or take another tokenizer"
+            f"{name}: the chat template did not end after {MAX_SECONDS:g} CPU seconds with one prompt: it "
+            "loops forever; fix it (chat_template.jinja or tokenizer_config.json), or take another tokenizer"
         ) from None
 
 
 @contextmanager
 def saying_refusals(tokenizer: Any) -> Iterator[None]:
-    """What a chat template refuses (a system message, turns that do not alternate), as the error of a prompt.
+    """Turn what a chat template refuses (a system message, turns that do not alternate) into an `IbpoError`.
 
     Raises:
         IbpoError: in the template's words, with the fix.
@@ -81,7 +81,7 @@ def saying_refusals(tokenizer: Any) -> Iterator[None]:
         name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
         said = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise IbpoError(
-            f"{name}: the chat template refuses the prompt: {said[:200]}; leave out what it does not know "
+            f"{name}: the chat template refuses the prompt: {said[:200]}; leave out what it does not support "
             "(data.system, data.examples), or change the template"
         ) from None
 
@@ -398,7 +398,7 @@ def _switched(
 
 
 def default_system_prompt(tokenizer: Any) -> str:
-    """The system message that a chat template puts in where a chat has none; "" for none."""
+    """The system message that a chat template adds where a chat has none; "" where it adds none."""
     mark = "SYSTEM-MESSAGE"
     user = {"role": "user", "content": SENTINEL}
     try:
@@ -429,9 +429,7 @@ def prompt_notes(tokenizer: Any, messages: Any, prefixes: Sequence[str], options
     with saying_refusals(tokenizer):
         wrote, is_open = written(tokenizer, messages, options, family_of(tokenizer))
     if messages[0]["role"] != "system" and (system := default_system_prompt(tokenizer)):
-        notes.append(
-            f"the chat template puts in a system message of its own: {system[:60]!r}; data.system sets another"
-        )
+        notes.append(f"the chat template adds its own system message: {system[:60]!r}; data.system sets another")
     starts = "".join(wrote.split())
     if wrote and any(not "".join(prefix.split()).startswith(starts) for prefix in prefixes):
         state = "inside an open thought" if is_open else "behind a closed thought"

@@ -22,7 +22,7 @@ BRACE = re.compile(
 )
 r"""A box without braces holds one number or letter. Braces behind a backslash are signs: `\left\{ x \right.`"""
 SPACED = r"(?:,|\{,\}|,\\!|\\,|\\ |~|['\u2019\u00a0\u2009\u202f])"
-"""What sets thousands apart, but for a plain space, which parts words too."""
+"""What separates thousands, except a plain space, which separates words too."""
 DIGITS = (
     rf"(?:\d{{1,3}}(?:{SPACED}\d{{3}})+(?!\d)"
     r"|(?<!\d)(?<!\d{3} )\d{1,3}(?= (?:\d{3} )*0\d\d(?!\d))(?: \d{3})+(?!\d)"
@@ -49,7 +49,7 @@ POWER = (
 )
 NUMBER = re.compile(
     rf"(?=[-−–\d.\\^*]|{PART})(?:"  # nearly every character of a response begins none: seen at once
-    r"(?<=[A-Za-z}])(?:\^|\*\*)[{(]?[-−]?\d+|"  # the exponent of a unit or a variable, cm^3, is no number of its own
+    r"(?<=[A-Za-z}])(?:\^|\*\*)[{(]?[-−]?\d+|"  # the exponent of a unit or a variable, cm^3, is not a number of its own
     rf"(?P<minus>(?<![\w)\]}}])[-−–](?:\\?[$€£¥₹])?)?(?:{LATEX}|{FRACTION}"
     rf"|(?P<number>{DIGITS}(?:\.\d+)?|(?<!\.)\.\d+)(?:{POWER})?(?: ?(?P<part>{PART}))?|(?P<part_alone>{PART})))"
 )
@@ -80,7 +80,7 @@ def last_number(completion: str) -> str | None:
     r"""The last number, thousands separators taken out; a fraction or a power belongs to it.
 
     Plain spaces part thousands where nothing else can be meant (`DIGITS`). The exponent of a unit or a variable, as in
-    `12 cm^3`, is no number of its own.
+    `12 cm^3`, is not a number of its own.
 
     Example:
         >>> [
@@ -226,7 +226,7 @@ class Reading:
 
 
 def malformed(problem: str, attempts: tuple[str, ...] = ()) -> Reading:
-    """A response that gives no answer, for a reason."""
+    """A reading without an answer, with the reason."""
     return Reading(attempts=attempts, problem=problem)
 
 

@@ -79,7 +79,7 @@ def _why_not(family: Family) -> str:
 
 
 def check_options(tokenizer: Any, options: Options, where: str) -> None:
-    """Whether a chat template takes the options of a recipe that switch thinking.
+    """Check that a chat template takes the options of a recipe that switch thinking.
 
     Only what some family is switched by is looked at (`enable_thinking`, `thinking`, `reasoning_effort`, ...).
 
@@ -136,7 +136,7 @@ def _first(error: Exception) -> str:
 
 
 def check_trainable(tokenizer: Any, prompt: Any, prefixes: Mapping[str, str], options: Options, where: str) -> None:
-    """Whether responses to a training prompt can open with the prefixes of their groups, as the template stands.
+    """Check that responses to a training prompt can open with the prefixes of their groups, as the template is.
 
     In training a prefix goes where the template stops. A thought that the template has opened there would be opened
     twice, and behind one that it has closed no response can think.
@@ -194,7 +194,7 @@ def served_cautions(tokenizer: Any, groups: Mapping[str, tuple[str, Options]]) -
     """What is wrong with response groups that a server is asked for, one line each; empty where all is well.
 
     For a gateway's start: a request of each group is rendered as the server renders it. Options that a template does
-    not know are ignored without a word, so two groups may be one; a prefix may stand in another prompt than it should.
+    not know are ignored silently, so two groups may be one; a prefix may be put into another prompt than it should.
 
     Args:
         tokenizer: the served model's; one of transformers, or `ibpo.rollouts.ServerTokenizer`.

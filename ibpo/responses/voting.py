@@ -47,7 +47,7 @@ FINAL = "<answer>"
 
 
 def build_sequential_vote(attempts: Sequence[tuple[str, str]]) -> str:
-    """A sequential-voting response out of independent attempts (working, answer), stopped by the rule.
+    """Build a sequential-voting response from independent attempts (working, answer), stopped by the rule.
 
     Example:
         >>> build_sequential_vote([("a 4", "=4")] * 8).count("[TRIAL]")
@@ -122,7 +122,7 @@ class VotingForm:
     standard: ResponseGroup
     voting: ResponseGroup
     read_attempt: Callable[[str, Callable[[str], str | None]], Attempt]
-    """(what a model wrote, reader of answers that stand in no box) -> attempt; raises `CannotBuild`."""
+    """(what a model wrote, reader of answers without a box) -> attempt; raises `CannotBuild`."""
     build_standard: Callable[[Attempt], str]
     build_voting: Callable[[Sequence[Attempt]], str]
     """At most eight attempts, of which the rule says how many are used; raises `CannotBuild`."""
@@ -213,7 +213,9 @@ TALLY = VotingForm(
     read_vote=_read_tally,
     group=list,
 )
+"""The voting form of the embedded experiments: each trial's answer is tallied."""
 FORMS = {form.name: form for form in (BOXED, TALLY)}
+"""Name -> a voting form, for `build.form` of a recipe."""
 
 
 class BuildConfig(Table):
@@ -224,7 +226,7 @@ class BuildConfig(Table):
     mixture: Literal["asv", "sv"] = "asv"
     """`asv`: either response group; `sv`: votes alone."""
     alpha: float = Field(default=1.0, ge=0)
-    """Factor of the share of votes; see above."""
+    """Factor of the share of votes: see `voting_share`."""
     by_difficulty: bool = True
     """False: the share is alpha whatever the difficulty."""
     responses_per_problem: int = Field(default=4, ge=1)

@@ -45,12 +45,12 @@ class Limits:
     cpu_seconds: int = 10
     """Twice what the slowest of MBPP's own solutions takes (mbpp-123; the next one takes less than a second)."""
     memory_bytes: int = 512 << 20
-    """Of address space; every thread takes some 8 MiB of it."""
+    """Most address space; every thread takes about 8 MiB of it."""
     output_bytes: int = 64 << 10
     file_bytes: int = 16 << 20
-    """Of one file in the scratch folder."""
+    """Most bytes of one file in the scratch folder."""
     scratch_bytes: int = 64 << 20
-    """Of all that it writes, to files or elsewhere: looked at every 20 ms, so more may be written before it is ended.
+    """Most bytes that it writes, to files or elsewhere. Looked at every 20 ms, so it may write more before it is ended.
     Where the kernel grants namespaces, also the size of the scratch folder's file system, which is never exceeded."""
     num_files: int = 200
 
@@ -119,7 +119,7 @@ def _examine(exam: Exam, limits: Limits, isolate: bool) -> Outcome:
     if status == "late" or code in ENDED_BY_CPU or run.codes.get("tests") in ENDED_BY_CPU:
         return Outcome(status="took too long", detail="", output=output)
     how = f"signal {-code}" if code < 0 else f"status {code}"
-    return Outcome(status="ended early", detail=f"{how}, before the tests were through", output=output)
+    return Outcome(status="ended early", detail=f"{how}, before the tests had ended", output=output)
 
 
 def _print(exam: Exam, number: int, limits: Limits, isolate: bool) -> Outcome:
@@ -141,7 +141,7 @@ def _print(exam: Exam, number: int, limits: Limits, isolate: bool) -> Outcome:
 
 @cache
 def why_not_isolated() -> str:
-    """What stands in the way of isolation on this machine; empty where nothing does."""
+    """Why programs cannot be isolated on this machine; empty where they can."""
     try:
         outcome = run_program("open('/etc/hostname')", limits=Limits(wall_seconds=60, cpu_seconds=30))
     except IbpoError as error:
@@ -227,7 +227,9 @@ def _run(tasks: Sequence[Mapping[str, Any]], limits: Limits, isolate: bool, max_
             raise IbpoError(f"model-written code cannot be confined here: {run.said['unconfined']}")
         if run.codes:
             return run
-    raise IbpoError("the process that starts programs ended twice; is there memory left, and may processes be started?")
+    raise IbpoError(
+        "the process that starts programs ended twice; check that memory is left and that processes may be started"
+    )
 
 
 def _run_in(
@@ -319,7 +321,7 @@ class CodeJudge:
     A problem's `info` holds `tests`, source that raises where the program is wrong, and may hold `setup`, source that
     goes before it (HumanEval: the prompt, whose imports and helpers an answer may leave out), and `entry_point`, the
     name that the program has to define (else it is read from the tests). An answer that begins with an indented line
-    continues the setup, as HumanEval's own solutions do; any other stands for itself after it. Of a response with
+    continues the setup, as HumanEval's own solutions do; any other is a whole program. If a response has
     several blocks, the one that defines the entry point is judged.
 
     Or `info` holds `cases`, each with `input` and `output`: with `fn_name` they are arguments (JSON, one a line) and

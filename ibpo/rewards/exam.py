@@ -174,7 +174,7 @@ def library_imports(tests: str, setup: str, answer: str) -> str:
 
 
 def _parse(source: str) -> ast.Module:
-    """A source's tree; an empty one where it is none by itself, as the rest of a function is not."""
+    """A source's tree; an empty one where it does not parse by itself, as the rest of a function is not."""
     try:
         return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -43,6 +43,7 @@ CORRECTNESS = """\
 The response is right if its final answer means the same as the reference answer: another form, unit spelled out or
 rounding to the reference's precision is allowed. The way to the answer does not count. A response that gives several
 different final answers, or none, is not right."""
+"""The default rubric of `LLMJudge`: does the final answer mean the same as the reference answer?"""
 
 
 class LLMJudge:
@@ -170,7 +171,7 @@ class LLMJudge:
             # Greedy at first; an unreadable reply would come again, so then with a little chance.
             answer = self._ask(messages, 0.0 if attempt == 0 else 0.7)
             reply = answer.text
-            # Of a grade that was cut off, digits may be missing.
+            # A grade that was cut off may lack digits.
             grade = None if answer.finish_reason == "length" else self.read(reply, candidate)
             if grade is not None:
                 reason = " ".join(reply.strip().splitlines()[:-1])[:300].strip()
@@ -201,7 +202,7 @@ class CommandJudge:
             raise IbpoError("--judge-command: is empty; give a program that reads JSON lines and writes rewards")
         self._place = f"--judge-command {self._command[0]}"
         if shutil.which(self._command[0]) is None:  # said before any answer is paid for
-            raise IbpoError(f"{self._place}: is no program that can be started; name one that can")
+            raise IbpoError(f"{self._place}: is not a program that can be started; name one that can")
 
     def judge(self, candidates: Sequence[Candidate]) -> list[Judgement]:
         """See `Judge`.
@@ -238,7 +239,7 @@ class CommandJudge:
             reward, row = math.nan, {}
         if not 0 <= reward <= 1:
             raise IbpoError(
-                f"{self._place}: problem {candidate.problem.problem_id}: {line[:80]!r} is no reward; write a number "
+                f"{self._place}: problem {candidate.problem.problem_id}: {line[:80]!r} is not a reward; write a number "
                 "from 0 to 1, or an object with it as 'reward'"
             )
         return Judgement(reward=reward, reason=str(row.get("reason", ""))[:300])

@@ -88,7 +88,7 @@ def as_answer(answer: str) -> str:
     """The answer itself.
 
     Raises:
-        IbpoError: for what is no text, as a number that a data set holds.
+        IbpoError: for what is not text, as a number that a data set holds.
     """
     if not isinstance(answer, str):
         raise IbpoError(f"an answer is {answer!r}, of type {type(answer).__name__}; give its text")
@@ -109,7 +109,7 @@ class Constraint(Protocol):
 
     @property
     def name(self) -> str:
-        """As it is reported."""
+        """The name under which it is reported."""
         ...
 
     def violations(self, candidates: Sequence[Candidate]) -> list[str | None]:
@@ -147,17 +147,18 @@ class AtLeast:
 NOT_TRUNCATED = Rule(
     name="truncated", check=lambda c: None if c.finish_reason == "stop" else f"cut off: {c.finish_reason}"
 )
-"""Neither right nor wrong: the response did not end by itself."""
+"""The constraint that a response ended by itself: a truncated one is neither right nor wrong."""
 GIVES_ANSWER = Rule(name="no answer", check=lambda c: "gives no answer" if c.predicted_answer is None else None)
+"""The constraint that a response gives an answer."""
 
 
 def well_formed(problem_of: Callable[[str], str | None]) -> Rule:
-    """The format of a response group: `problem_of` says what is wrong with a completion, or None."""
+    """The constraint that a response keeps its format: `problem_of` says what is wrong with a completion, or None."""
     return Rule(name="format", check=lambda c: problem_of(c.completion))
 
 
 def in_script(script: str, *, share: float = 0.95) -> Rule:
-    """At least this share of the letters belongs to one script, by Unicode's names: LATIN, CJK, CYRILLIC, ARABIC...
+    """The constraint that this share of the letters is of one script, by Unicode's names: LATIN, CJK, CYRILLIC, ...
 
     Catches policies that drift into another language's script (a known failure of R1-style training), not into another
     language of the same script. Greek letters count as formulas, not as text.
@@ -191,10 +192,10 @@ def in_script(script: str, *, share: float = 0.95) -> Rule:
 
 
 def free_of(patterns: Sequence[str]) -> Rule:
-    """None of these regular expressions occurs, whatever the case of letters.
+    """The constraint that none of these regular expressions occurs, whatever the case of letters.
 
     Raises:
-        IbpoError: for a pattern that is no regular expression, or one alone in place of a list.
+        IbpoError: for a pattern that is not a regular expression, or one alone in place of a list.
     """
     if isinstance(patterns, str):
         raise IbpoError(f"safety: {patterns!r} is one pattern; give a list of them, [{patterns!r}]")
@@ -203,7 +204,7 @@ def free_of(patterns: Sequence[str]) -> Rule:
         try:
             compiled.append(re.compile(pattern, re.IGNORECASE))
         except (re.error, TypeError) as error:
-            raise IbpoError(f"safety: {pattern!r} is no regular expression: {error}; fix it") from None
+            raise IbpoError(f"safety: {pattern!r} is not a regular expression: {error}; fix it") from None
 
     def check(candidate: Candidate) -> str | None:
         found = next((p for p in compiled if p.search(candidate.completion)), None)

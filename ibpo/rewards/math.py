@@ -26,7 +26,7 @@ from ibpo.rewards.judges import Candidate, Judgement, as_answer
 from ibpo.rewards.workers import RequestFailed, WorkerPool
 
 MAX_BYTES = 20_000
-"""Of one answer, in UTF-8; a longer one is no answer."""
+"""Most bytes of an answer, in UTF-8; a longer text is no answer."""
 MAX_DIGITS = 1000
 MAX_DEPTH = 12
 MAX_EXPONENT_DIGITS = 4
@@ -54,7 +54,7 @@ PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}\s+[A-Za-z]{2,}\s|[^\x00-\u024F
 
 
 def bare(answer: str) -> str:
-    r"""Without what stands around it and says nothing: dollar signs, a box, emphasis, a full stop, white space.
+    r"""Without what is around it and says nothing: dollar signs, a box, emphasis, a full stop, white space.
 
     Example:
         >>> bare(" $72$. "), bare(r"\$72.00"), bare("**72**")
@@ -117,7 +117,7 @@ def delimited(answer: str) -> str:
 
 
 def is_text(answer: str) -> bool:
-    """Whether formulas stand in a text here, rather than one formula alone."""
+    """Whether formulas are in a text here, rather than one formula alone."""
     return bool(DELIMITER.search(answer) or PROSE.search(answer))
 
 
@@ -215,7 +215,8 @@ def check_grammar() -> None:
         found = "missing"
     if found != ANTLR:
         raise IbpoError(
-            f"antlr4-python3-runtime is {found}; with any other than {ANTLR} math-verify finds other answers in texts: "
+            f"antlr4-python3-runtime is {found}; with any version but {ANTLR} math-verify finds other answers "
+            "in texts: "
             f"pip install antlr4-python3-runtime=={ANTLR}, in an environment without packages that need another"
         )
 
@@ -287,7 +288,7 @@ class MathJudge:
         ours, theirs = bare(predicted), bare(gold)
         plain = compare_plainly(ours, theirs)
         if plain is not None:
-            return Judgement(reward=float(plain), reason="equal as it stands" if plain else "another number")
+            return Judgement(reward=float(plain), reason="equal as written" if plain else "another number")
         if not ours:
             return Judgement(reward=0.0, reason="empty answer")
         # In a text only the last formula counts, and much else looks costly: there the workers' limits have to do.

@@ -85,7 +85,7 @@ def parsed(answer: str) -> Any:
 
 
 def found_in(text: str) -> str:
-    """The answer that stands in a text; empty where there is none, or where it is denied.
+    """The answer that is in a text; empty where there is none, or where it is denied.
 
     One formula in a text without other digits is the answer, if it can be read; else math-verify finds it.
     """
@@ -107,7 +107,7 @@ def found_in(text: str) -> str:
 
 
 def denied(text: str, start: int, end: int) -> bool:
-    """Whether the words around the answer of a text say that it is none."""
+    """Whether the words around the answer of a text say that it is no answer."""
     return bool(DENIED_BEFORE.search(text[max(start - 40, 0) : start]) or DENIED_BEHIND.match(text[end:][:40]))
 
 
@@ -116,7 +116,7 @@ def settled(answer: str, *, trusted: bool = False) -> tuple[str, bool]:
     if is_read(answer):
         return answer, True
     before = answer if trusted else ""
-    while before != answer:  # a formula alone is no text: `$> 5$` is not 5
+    while before != answer:  # a formula alone is not text: `$> 5$` is not 5
         before, answer = answer, unwrapped(answer)
     in_roman = ROMAN.search(answer) and "\\boxed" not in answer and not FORMULA.search(answer)  # a formula with words
     if (is_text(answer) and not in_roman) or (len(answer) > MANY_CHARACTERS and len(WORD.findall(answer)) > 2):
@@ -189,7 +189,7 @@ def choice_in(text: str) -> str:
 
 
 CPU_SECONDS = 2.0
-"""Of one pair: six times what the slowest honest pair of the published tests takes, so that no slow machine decides."""
+"""CPU seconds for one pair: six times the slowest honest pair of the published tests, so no slow machine decides."""
 MEMORY_BYTES = 2 << 30
 
 

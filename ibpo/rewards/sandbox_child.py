@@ -7,7 +7,7 @@ programs, the tests, a verdict.
 
 Two locks of the Linux kernel, which need no privileges and work inside containers too:
 
-- Landlock (kernel 5.13+): files outside the scratch folder cannot be opened, made, changed or removed, save for reading
+- Landlock (kernel 5.13+): files outside the scratch folder cannot be opened, made, changed or removed, except reading
   Python's own libraries; no TCP (6.7+) and no signals to other processes (6.12+).
 - seccomp: a list of the system calls that are allowed. Not on it, so refused: new processes, other programs, sockets,
   signals, tracing, changes of modes, owners and limits, shared memory, files mapped to be written, mounting, io_uring.
@@ -164,7 +164,7 @@ def system_call_filter() -> bytes:
         if number != "-":
             when(int(number), allow)
     when(CLONE[column], argument(0), (ANY_BIT, 0, 1, CLONE_THREAD), allow, refuse(errno.EPERM))
-    when(CLONE3[column], refuse(errno.ENOSYS))  # its flags lie in memory; the C library falls back to clone
+    when(CLONE3[column], refuse(errno.ENOSYS))  # its flags are in memory; the C library falls back to clone
     for call, index, values, code in ((IOCTL, 1, IOCTLS, errno.ENOTTY), (FCNTL, 1, FCNTLS, errno.EPERM)):
         checks = [check for value in values for check in ((EQUAL, 0, 1, value), allow)]
         when(call[column], argument(index), *checks, refuse(code))
@@ -187,7 +187,7 @@ def confine_system_calls(libc: ctypes.CDLL, code: bytes) -> None:
 
 
 def confine(scratch: str, code: bytes) -> None:
-    """Lock this process in, for good."""
+    """Lock this process in permanently."""
     libc = ctypes.CDLL(None, use_errno=True)
     _checked(libc.prctl(38, 1, 0, 0, 0), "no_new_privs")
     _, column = ARCHITECTURES[platform.machine()]
@@ -462,7 +462,7 @@ def load(task: dict, namespace: dict) -> None:
         namespace: of the module that it is to be.
 
     Raises:
-        SyntaxError: of the program as it stands, where no way to read it makes sense.
+        SyntaxError: of the program as written, where no way to read it makes sense.
     """
     exec(compile(task["prelude"], "prelude.py", "exec", dont_inherit=True), namespace)
     setup, program = task["setup"], task["program"]

@@ -533,7 +533,7 @@ def describe(error, place):
     """An exception in one line."""
     text = text_of(error)
     if isinstance(error, SyntaxError) and error.filename == "program.py":
-        text = error.msg  # with its line, which stands behind
+        text = error.msg  # with its line, which is behind
         place = f"line {error.lineno}"
     return f"{type(error).__name__}{': ' + text if text else ''}{f' ({place})' if place else ''}"
 

@@ -36,9 +36,9 @@ LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gpt_bigcode", "openai-gpt")
 
 
 def count_positions_by_mask(model: Any) -> None:
-    """Have such a model begin to count at a prompt's first token: batches are padded left, and TRL gives no positions.
+    """Make a model count positions from a prompt's first token: batches are padded left, and TRL gives no positions.
 
-    A prompt would be read otherwise beside a longer one, and be trained as it is never asked. transformers 5.23.
+    Otherwise a prompt is read differently next to a longer one, and trained as it is never asked. transformers 5.23.
     """
     config = getattr(model, "config", None)
     if getattr(config, "model_type", "") not in LEARNED_POSITIONS or getattr(model, "counts_by_mask", False):
@@ -56,7 +56,7 @@ def count_positions_by_mask(model: Any) -> None:
 
 
 def pad_left(rows: Sequence[TokenIds], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids of unequal length as one batch, padded on the left: ids and attention mask, int [B, L]."""
+    """Put token ids of unequal length into one batch, padded on the left: ids and attention mask, int [B, L]."""
     longest = max(len(r) for r in rows)
     ids = torch.full((len(rows), longest), pad_token_id, dtype=torch.long)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -150,7 +150,7 @@ class Decoding:
 
     @property
     def can_join(self) -> bool:
-        """Whether other rows can be put beside these in the cache."""
+        """Whether other rows can be put next to these in the cache."""
         return all(type(layer) is GrowingLayer for layer in self.cache.layers)
 
     def select(self, slots: Sequence[int]) -> None:

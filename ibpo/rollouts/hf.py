@@ -28,17 +28,17 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer, on the CPU; code that comes with a model is not run.
+    """Load a causal language model and its tokenizer, on the CPU; code that comes with a model is not run.
 
-    Of a model that sees or hears as well (`...ForConditionalGeneration`) the language model is loaded, without the rest
-    where transformers has a class for it alone.
+    If a model also sees or hears (`...ForConditionalGeneration`), only its language model is loaded
+    where transformers has a class for it.
 
     Args:
         path: a local folder, or a hub id such as `Qwen/Qwen2.5-1.5B-Instruct`.
         dtype: of the weights.
 
     Raises:
-        IbpoError: says what is wrong and what to do.
+        IbpoError: The model cannot be loaded; says what is wrong and what to do.
     """
     _check_folder(path)
     try:
@@ -52,7 +52,7 @@ def load_policy(path: str, *, dtype: str = "float32") -> tuple[PreTrainedModel, 
     if not is_part and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         found = ", ".join(architectures) or config.model_type
         raise IbpoError(
-            f"{path}: is no causal language model but {found}; name one whose architecture is ...ForCausalLM"
+            f"{path}: is not a causal language model but {found}; name one whose architecture is ...ForCausalLM"
         )
     try:
         model, missing = _load_weights(path, text if is_part else None, dtype)
@@ -116,7 +116,7 @@ def _reason(path: str, error: Exception) -> str:
     """The first line of what a library says, and what to do."""
     first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if "trust_remote_code" in str(error):
-        return "needs code of its own, which is not run here; name a model that transformers itself supports"
+        return "needs its own code, which is not run here; name a model that transformers itself supports"
     if Path(path).expanduser().is_dir():
         return f"{first[:200]}; copy the model again"
     if isinstance(error, OSError) and ("connect" in str(error) or "offline" in str(error)):
@@ -199,7 +199,7 @@ class HFRequestSampler:
     """Answers requests by an `HFSampler`, `batch_size` at a time, bucketed by opening and length of prompt.
 
     The seed of a batch follows from its requests, so the same requests get the same responses; a rerun that asks for
-    some of them only gets others. Completions count their prefix, and keep special tokens but for the end of sequence.
+    some of them only gets others. Completions count their prefix, and keep special tokens except the end of sequence.
     """
 
     def __init__(self, sampler: HFSampler, writer: PromptWriter, *, seed: int = 0, batch_size: int = 64) -> None:

@@ -33,7 +33,7 @@ from ibpo.types import Problem, Prompt, ResponseGroup, Rollout, ScoredResponse
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One response that is wanted."""
+    """A request for one response."""
 
     problem: Problem
     number: int
@@ -58,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampled:
-    """A response with what it took; its completion begins with the forced prefix."""
+    """A response with the tokens that it took; its completion begins with the forced prefix."""
 
     request: Request
     rollout: Rollout
@@ -66,9 +66,9 @@ class Sampled:
     """None, as of the completion, where a server does not report them."""
     num_completion_tokens: int | None
     num_thinking_tokens: int | None = None
-    """Of the completion's tokens, those of the thinking, where a server counts them apart."""
+    """The thinking's part of the completion tokens, where a server counts it separately."""
     reasoning: str = ""
-    """The thought, kept beside the completion of a response that was to open by a word and thought first."""
+    """The thought, kept next to the completion of a response that was to open by a word and thought first."""
 
     @classmethod
     def of_rollout(cls, request: Request, rollout: Rollout) -> Sampled:
@@ -202,7 +202,7 @@ class PromptWriter:
     template_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     adapt: bool = False
     """Ask as this model is asked by itself: switches in the words of its family, thinking on or off as the prefix says.
-    Else as the options say, to the letter: as in training."""
+    Otherwise exactly as the options say, as in training."""
 
     def prompt(self, request: Request) -> Prompt:
         """Chat messages where there is a chat template, else text."""
@@ -262,11 +262,11 @@ def rollout_of_ids(
     eos_token_ids: Collection[int],
     lead: str = "",
 ) -> Rollout:
-    """A response as a model gave it in token ids, the forced prefix included.
+    """Make a rollout from the token ids that a model gave, the forced prefix included.
 
     It ended by itself if its last token is one of `eos_token_ids`, which is left out of the text. All other special
     tokens stay in the text, as they may be what marks a response group. `lead` is what the prompt already holds of the
-    response, such as a thought that the chat template opens: it stands in the text, not in the tokens.
+    response, such as a thought that the chat template opens: it is in the text, not in the tokens.
     """
     ended = bool(completion_ids) and completion_ids[-1] in eos_token_ids
     body = list(completion_ids[:-1] if ended else completion_ids)
@@ -280,7 +280,7 @@ def rollout_of_ids(
 
 
 def rollout_of_row(row: Mapping[str, Any]) -> Rollout:
-    """A response as `RolloutStore` keeps it; a served one has no token ids."""
+    """Make a rollout from a row of `RolloutStore`; a served one has no token ids."""
     return Rollout(
         problem_id=row["problem_id"],
         prompt_token_ids=tuple(row.get("prompt_token_ids") or ()),
@@ -299,7 +299,7 @@ def score(
     asked: Sequence[str] = (),
     read_other: Callable[[str], str | None] | None = None,
 ) -> list[ScoredResponse]:
-    """Tell the response group of each rollout, read its answer as that group's answers are read, and judge it.
+    """Find the response group of each rollout, read its answer as that group's answers are read, and judge it.
 
     A truncated response gives no answer and earns nothing; the judge still sees it, and may name what it violates.
 

@@ -8,7 +8,7 @@ order of the prompts, each with `outputs[0].token_ids` (end of sequence included
 
 Where no folder holds a served model's tokenizer and chat template here, the server itself is asked: vLLM has
 `/tokenize` (texts, and chats as its template renders them) and `/detokenize`; llama.cpp's server has `/apply-template`
-beside them. What they say is what the model sees, whatever template the server was started with.
+next to them. What they say is what the model sees, whatever template the server was started with.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from ibpo.rollouts.sampler import PromptWriter, Request, Sampled, as_sampled, as
 from ibpo.types import ResponseGroup
 
 Forcing = Literal["render", "prefill", "none"]
+"""How a prefix is forced on a server: see `EndpointSampler`."""
 CLOSED = f"\n{END_THINK}\n\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndpointSampler:
-    """Responses of a served policy, `endpoint.num_concurrent` at a time.
+    """Samples responses of a served policy, `endpoint.num_concurrent` at a time.
 
     How a prefix is forced depends on the server: `render` (any server with `/completions`) writes the chat template
     out here, by `writer`, and lets the server continue prompt and prefix, as token ids where it takes them;
@@ -138,7 +139,7 @@ class EndpointSampler:
         if not request.prefix:
             return self.endpoint.chat(messages, **options), "", 0
         if self.forcing == "none":
-            raise IbpoError(f"a prefix {request.prefix!r} is to be forced; set forcing to 'render' or 'prefill'")
+            raise IbpoError(f"a prefix {request.prefix!r} must be forced; set forcing to 'render' or 'prefill'")
         more = {"continue_final_message": True, "add_generation_prompt": False}
         options["extra_body"] = {**options.get("extra_body", {}), **more}
         chat = [*messages, {"role": "assistant", "content": request.prefix}]
@@ -147,7 +148,7 @@ class EndpointSampler:
 
 @dataclass(frozen=True, slots=True)
 class JoinedSampler:
-    """Requests of several samplers of one endpoint, in one queue.
+    """Sends the requests of several samplers of one endpoint in one queue.
 
     One sampler after the other leaves a server idle while it writes the last, longest response of each.
     """
@@ -198,10 +199,10 @@ OF_CHATS = ("chat_template_kwargs", "add_generation_prompt", "continue_final_mes
 
 
 def join_thought(reply: Reply, forced: str, openings: Sequence[str]) -> tuple[str, str]:
-    r"""A server's reply as the one text that the policy wrote, whether the server tells the thought apart or not.
+    r"""A server's reply as the one text that the policy wrote, whether the server separates the thought or not.
 
     The text is the one that a server without reasoning parser gives: `<think>`, thought, `</think>`, answer. Where the
-    response was to open by a word and the policy thought first, the thought is kept beside the answer instead. A
+    response was to open by a word and the policy thought first, the thought is kept next to the answer instead. A
     parser calls all of an answer reasoning where the prompt ends in a closed thought or a word, or the policy opens by
     a word itself, as it waits for an end of the thought that does not come: there the reasoning is the answer.
 
@@ -332,7 +333,7 @@ class VLLMSampler:
 
 
 def load_vllm(path: str, *, dtype: str = "auto", max_model_len: int | None = None, seed: int = 0) -> tuple[Any, Any]:
-    """An offline engine on one GPU, and `vllm.SamplingParams`; code that comes with a model is not run.
+    """Load an offline engine on one GPU, and `vllm.SamplingParams`; code that comes with a model is not run.
 
     Raises:
         IbpoError: where vLLM is not installed or its engine does not start.
@@ -360,7 +361,7 @@ def load_vllm(path: str, *, dtype: str = "auto", max_model_len: int | None = Non
 
 
 class ServerTokenizer:
-    """What prompts are written with (`PromptWriter`), by requests to the server; answers are remembered.
+    """A tokenizer for `PromptWriter` that asks the server; answers are remembered.
 
     It stands for a tokenizer of transformers as far as prompts need one: called on a text, `apply_chat_template`,
     `decode`.

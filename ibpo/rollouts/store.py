@@ -36,7 +36,7 @@ class RolloutStore:
 
         Args:
             path: a `.jsonl` file.
-            settings: what makes its rollouts comparable (model, temperature, ...); must be the same on a rerun, but for
+            settings: what makes its rollouts comparable (model, temperature, ...); must be the same on a rerun, except
                 those that an older store did not write down.
 
         Raises:
@@ -67,7 +67,7 @@ class RolloutStore:
         if self._asked[request.key] not in (None, request.asked):
             group = f" in response group {request.response_group}" if request.response_group else ""
             raise IbpoError(
-                f"{self.path}: problem {request.problem.problem_id}{group} was asked in other words: its prompt or the "
+                f"{self.path}: problem {request.problem.problem_id}{group} was asked differently: its prompt or the "
                 "response group's instruction or opening has changed; name another folder"
             )
         return True
@@ -105,7 +105,7 @@ class RolloutStore:
             append_rows(self.path, [row])
         except OSError as error:
             raise IbpoError(
-                f"{self.path}: cannot be written: {error.strerror}; make room and run the same again: "
+                f"{self.path}: cannot be written: {error.strerror}; make room and run the same command again: "
                 f"the {len(self)} responses so far are kept"
             ) from None
         self._asked[request.key] = request.asked
@@ -137,7 +137,7 @@ class RolloutStore:
             append_rows(self.path, [self._header])
             return
         if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-            raise IbpoError(f"{self.path}: is no store of rollouts; name another file")
+            raise IbpoError(f"{self.path}: is not a store of rollouts; name another file")
         if header.get("version") != VERSION:
             found = header.get("version")
             raise IbpoError(f"{self.path}: is of version {found}, this ibpo writes {VERSION}; name another file")
@@ -146,21 +146,21 @@ class RolloutStore:
             changed = sorted(k for k in before if now.get(k) != before[k])
             if changed:
                 raise IbpoError(
-                    f"{self.path}: was begun with other settings ({', '.join(changed)} differ); name another file"
+                    f"{self.path}: was started with other settings ({', '.join(changed)} differ); name another file"
                 )
         for number, line in enumerate(lines[1:], start=2):
             try:
                 row = json.loads(line)
                 self._asked[row["key"]] = row.get("asked")
             except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-                raise IbpoError(f"{self.path} line {number}: is no rollout; remove the line") from None
+                raise IbpoError(f"{self.path} line {number}: is not a rollout; remove the line") from None
         if whole < len(data):
             with self.path.open("r+b") as file:
                 file.truncate(whole)
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """What a store was begun with; empty where there is none yet. Opening the store tells what is wrong with it."""
+    """The settings that a store was started with; empty where there is no store, or none that can be opened."""
     try:
         with path.open(encoding="utf-8") as file:
             return dict(json.loads(file.readline())["settings"])

@@ -31,7 +31,7 @@ def judge_curve(table: RoutedLog, scores: Scores, *, draws: int = 1000, seed: in
 
     Args:
         table: The log.
-        scores: Of its problems.
+        scores: Scores of its problems.
         draws: Bootstrap draws over problems for the `*_interval`.
         seed: Decides them.
     """

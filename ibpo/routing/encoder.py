@@ -28,9 +28,9 @@ class Encoder:
     """
 
     name: str
-    """Of its folder."""
+    """Name of its folder."""
     sha256: str
-    """Of its weights: a router that was fitted on others is refused."""
+    """Hash of its weights: a router that was fitted on others is refused."""
     tokenizer: Any
     model: Any
     first_token: bool
@@ -142,7 +142,7 @@ def _read(path: Path) -> Any:
     """A JSON file of the folder; {} where there is none.
 
     Raises:
-        IbpoError: It is no JSON.
+        IbpoError: It is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

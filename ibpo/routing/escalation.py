@@ -145,7 +145,7 @@ def read_first_answers(
             raise IbpoError(f"{path}: problem {name!r} has rows that were left out; correct them, or leave them out")
         if len(answers) < num_answers:
             raise IbpoError(
-                f"{path}: problem {name!r} has {len(answers)} answer of {group!r}; {num_answers} are to be made first: "
+                f"{path}: problem {name!r} has {len(answers)} answer of {group!r}; {num_answers} are needed first: "
                 "give --first-answers 1, or log more"
             )
         for i, row in enumerate(answers):
@@ -155,7 +155,7 @@ def read_first_answers(
     names = [name for name in dict.fromkeys([*SHOWN, *columns]) if all(name in row[3] for row in rows)]
     if not names:
         raise IbpoError(
-            f"{path}: nothing is known of an answer but its reward: log its text ({', '.join(_TEXTS)}), its tokens, "
+            f"{path}: only the reward of an answer is known: log its text ({', '.join(_TEXTS)}), its tokens, "
             "its mean logprob, or whether a check failed"
         )
     place = np.array([p for p, *_ in rows])
@@ -205,7 +205,7 @@ def _answer(row: Mapping[str, Any]) -> str | None:
 
 
 def _number(value: Any) -> float | None:
-    """A number, also as the text of a CSV's cell; None: it is none."""
+    """A number, also as the text of a CSV's cell; None where it is not a number."""
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return float(value.lower() == "true")
     try:
@@ -242,9 +242,9 @@ def judge_escalation(
 
     Args:
         table: The log.
-        before: Of `score_unseen(table)`.
+        before: Scores from `score_unseen(table)`.
         first: Its cheap answers.
-        after: Of `score_unseen(first.table)`.
+        after: Scores from `score_unseen(first.table)`.
         draws: Bootstrap draws over problems.
         seed: Decides them.
     """
@@ -300,8 +300,8 @@ def escalation_verdict(found: Mapping[str, Any]) -> tuple[bool, str]:
     gain, (low, high) = found["after_over_before"], found["after_over_before_interval"]
     mix, (mix_low, mix_high) = found["after_over_mix"], found["after_over_mix_interval"]
     said = (
-        f"mean reward over all costs {found['after']:.3f}, {gain:+.4f} [{low:+.4f}, {high:+.4f}] beside a router that "
-        f"decides before, {mix:+.4f} [{mix_low:+.4f}, {mix_high:+.4f}] beside the mix"
+        f"mean reward over all costs {found['after']:.3f}, {gain:+.4f} [{low:+.4f}, {high:+.4f}] against a router that "
+        f"decides before, {mix:+.4f} [{mix_low:+.4f}, {mix_high:+.4f}] against the mix"
     )
     if gain <= 1e-12 or mix <= 1e-12:
         return False, f"does not pay: {said}"

@@ -148,12 +148,12 @@ def evaluate_router(
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> tuple[bool, str]:
-    """Whether a router is to be used, and a sentence: is it better on unseen problems than a blind draw?
+    """Whether a router should be used, and a sentence: is it better on unseen problems than a blind draw?
 
     A router whose gain over the mix, averaged over the budgets, is not above 0 is not used: the mix needs no features.
 
     Args:
-        rows: Of `evaluate_router`, one per budget.
+        rows: Rows of `evaluate_router`, one per budget.
     """
     gains = [float(row["gain_over_mix"]) for row in rows]
     mean = sum(gains) / len(gains)
@@ -164,7 +164,7 @@ def verdict(rows: Sequence[dict[str, Any]]) -> tuple[bool, str]:
         told.append(f"{row['budget']}: {row['gain_over_mix']:+.3f}{said}")
     above = [row["gain_over_mix_interval"] is not None and row["gain_over_mix_interval"][0] > 0 for row in rows]
     if mean <= 1e-12:
-        said = "no better than a random mix of the same cost: the mix is written instead, it predicts means"
+        said = "no better than a random mix of the same cost: the mix is written instead; it predicts the means"
     elif any(above):
         said = "better than a random mix of the same cost"
         said += "" if all(above) else f", for sure at {sum(above)} of {len(above)} budgets"
@@ -189,7 +189,7 @@ def check_routed(budget: Budget, table: RoutedLog) -> bool:
         IbpoError: With the place, the cause and the fix.
     """
     refused = {
-        "at_least": "a router is judged at an upper bound; leave the > out",
+        "at_least": "a router is judged at an upper bound; leave out the >",
         "slice": "a router is judged on the whole log; name a part of it with --part",
     }
     return check_budget(budget, groups=table.groups, costs=costs_named(table.columns["cost"]), refused=refused)

@@ -119,7 +119,7 @@ def bends(column: FloatArray) -> FloatArray:
 
 
 def hashed(prompts: Sequence[str]) -> Any:
-    """`[N, 4096]` sparse: words, signs and pairs of them, hashed; each row of length 1, or 0 without a word.
+    """`[N, 4096]` sparse: words, signs and pairs of them, hashed; each row of length 1, or 0 without words.
 
     The hash (MurmurHash3, with signs) is the same everywhere: nothing is learned here, and nothing has to be kept.
 

@@ -42,7 +42,7 @@ MIN_PROBLEMS = 10
 """Problems to learn from."""
 _ALPHAS = tuple(10.0**k for k in range(-2, 7))
 _TEXT_SCALES = (0.0, 1.0, 4.0, 16.0)
-"""By what the hashed n-grams are multiplied beside standardised counts: how cheap their weights are."""
+"""By what the hashed n-grams are multiplied next to standardised counts: how cheap their weights are."""
 _MOST_COMPARED = 2000
 """Problems on which the penalties are compared; the cost of that is cubic."""
 _SMALLEST_COST = 0.05
@@ -96,7 +96,7 @@ def read_routed_log(
     numbers: Sequence[str] = (),
     part: str | None = None,
 ) -> RoutedLog:
-    """Read a log as `ibpo allocate` does, and the prompts beside it.
+    """Read a log as `ibpo allocate` does, with its prompts.
 
     Args:
         path: A log as for `ibpo.data.read_log`.
@@ -224,7 +224,7 @@ def _prompt_column(source: Source, prompt: str | None, has_numbers: bool, of_par
 
 
 def embedder(endpoint: Endpoint, batch_size: int = 64) -> Embed:
-    """Embeddings of prompts by a server's `/v1/embeddings`.
+    """A function that embeds prompts by a server's `/v1/embeddings`.
 
     Args:
         endpoint: Its address and model.

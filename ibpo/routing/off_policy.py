@@ -31,7 +31,7 @@ class OffPolicyValue:
     """With predicted rewards: unbiased if the propensities are right, of small variance if the predictions are."""
     doubly_robust_error: float | None
     effective_size: float
-    """(sum of weights)^2 / sum of their squares: by how many requests the estimate stands."""
+    """(sum of weights)^2 / sum of their squares: how many requests the estimate is worth."""
     largest_weight: float
 
 
@@ -153,7 +153,7 @@ def read_served(path: str | Path) -> Served:
     several answers are left out: their outcome is of no one of them.
 
     Raises:
-        IbpoError: No such file, a line that is no JSON object, or nothing to be judged by.
+        IbpoError: No such file, a line that is not a JSON object, or nothing to be judged by.
     """
     requests: dict[str, dict[str, Any]] = {}
     rewards: dict[str, float] = {}

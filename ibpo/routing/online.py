@@ -19,13 +19,13 @@ _VERSION = 2
 _REMEMBERED = 16_384
 """Requests whose outcome may still come; older ones are forgotten."""
 _RECENT = 64
-"""Outcomes of a response group that are kept, to begin anew with after a sudden change."""
+"""Outcomes of a response group that are kept, to begin again with after a sudden change."""
 _ALLOWANCE, _LIMIT, _CLIP = 0.5, 10.0, 2.5
-"""Of the cumulative sums, in standard deviations: a shift of one is noticed after some 20 outcomes, and a false alarm
+"""For the cumulative sums, in standard deviations: a shift of one is noticed after about 20 outcomes, and a false alarm
 comes once in some 40,000 (for normal residuals: (exp(2 k h) - 2 k h - 1) / 2 k^2 with k = .5 and h = 10). Rewards of 0
 and 1 lean to one side, and their cumulative sums with them: up to 5 in 40,000 at the rates tried (docs/log.md)."""
 _LEAST_SPREAD = 0.01
-"""Of the largest reward: rewards that are always the same have no spread of their own, and rounding is no change."""
+"""Part of the largest reward: rewards that never differ have no spread of their own, and rounding is no change."""
 _FEWEST = 16
 """Outcomes before anything is called a change, at the start and after a change."""
 _ALARM_RIDGE = 0.1
@@ -61,9 +61,9 @@ class OnlineRouter:
 
     **Sudden changes** (a model is replaced and says nothing): per response group two cumulative sums of the
     standardised residuals e, S <- max(0, S + e - 1/2) upwards and the same downwards; above 10 the group has changed,
-    what was learned of it is dropped, and it begins anew with the outcomes since that sum was last 0 (`cautions`).
+    what was learned of it is dropped, and it begins again with the outcomes since that sum was last 0 (`cautions`).
     Residuals are beyond what is known when the outcome comes, however late that is, and beyond their own mean over some
-    256 outcomes: a group that is seldom asked leans on m_g, whose error is no change.
+    256 outcomes: a group that is rarely asked leans on m_g, whose error is no change.
 
     Args:
         groups: Response groups, from the cheapest to the most expensive.
@@ -161,8 +161,8 @@ class OnlineRouter:
             cost: At least 0; None: not known (yet).
 
         Returns:
-            False if nothing was learned: the request is not known (any more), or this was told before. Reward and cost
-            may come in any order, and neither is learned twice.
+            False if nothing was learned: the request is not known (any more), or this was reported before. Reward and
+            cost may come in any order, and neither is learned twice.
 
         Raises:
             IbpoError: An unknown response group, a number that is not finite, or a cost below 0.
@@ -206,7 +206,7 @@ class OnlineRouter:
         """A sentence for each response group that has changed suddenly, the last change of each."""
         return [
             f"response group {name!r} has become {'better' if group.last_change > 0 else 'worse'} by "
-            f"{abs(group.last_change):.3g} at once ({group.num_changes} such changes so far): learned anew"
+            f"{abs(group.last_change):.3g} at once ({group.num_changes} such changes so far): it is learned again"
             for name, group in self._groups.items()
             if group.num_changes
         ]
@@ -221,9 +221,9 @@ class OnlineRouter:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken, by the names of the response groups.
+        """Continue where `state_dict` was taken, by the names of the response groups.
 
-        One that the state does not know begins anew; what it knows besides, added since, comes after those given here.
+        A group that it does not know begins again; what it knows besides, added since, comes after those given here.
 
         Raises:
             IbpoError: A state of something else, or of other features.
@@ -232,14 +232,14 @@ class OnlineRouter:
             if state["version"] != _VERSION or state["num_features"] != self.num_features:
                 raise IbpoError(
                     f"state: of version {state['version']!r} with {state['num_features']!r} features, not "
-                    f"{self.num_features}; start anew without it"
+                    f"{self.num_features}; start again without it"
                 )
             groups = {name: _Learned.from_state(self.num_features, row) for name, row in state["groups"].items()}
             self.num_outcomes = int(state["num_outcomes"])
         except IbpoError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise IbpoError(f"state: not one of OnlineRouter.state_dict: {error!r}; start anew without it") from None
+            raise IbpoError(f"state: not one of OnlineRouter.state_dict: {error!r}; start again without it") from None
         self._groups = {name: groups.pop(name, group) for name, group in self._groups.items()} | groups
         self._requests.clear()
         self._unpaid.clear()
@@ -283,7 +283,7 @@ class _Learned:
         return (self.paid + unit) / (self.asked + unit)
 
     def weights(self, now: int, memory: float, ridge: float) -> FloatArray:
-        """(A + ridge I)^-1 b, as of now; solved anew after each change, and where it has faded by a hundredth."""
+        """(A + ridge I)^-1 b, as of now; solved again after each change, and where it has faded by a hundredth."""
         known = self._weights
         if known is None or now - self._solved_at > memory / 100:
             known = self._solve(now, memory, ridge)
@@ -333,7 +333,7 @@ class _Learned:
         self._weights = None
 
     def _begin_anew(self, num: int, memory: float, ridge: float) -> None:
-        """Drop what was learned but for the last `num` outcomes."""
+        """Drop what was learned, except the last `num` outcomes."""
         rows = list(self.recent)[-num:]
         # Beside what the outcomes before these said, which are almost all of A and b; these have faded in them, too.
         older, moment = self.gram.copy(), self.moment.copy()

@@ -62,7 +62,7 @@ class Router:
     cost_name: str
     """What the cost is, e.g. "tokens": the name of the column that it was read from."""
     number_names: tuple[str, ...]
-    """Columns of numbers that are given beside each prompt, e.g. a level."""
+    """Columns of numbers that are given with each prompt, e.g. a level."""
     uses_text: bool
     """Whether prompts are looked at."""
     embedding: Mapping[str, str]
@@ -74,8 +74,8 @@ class Router:
     report: Mapping[str, Any]
     """What the router was worth on problems that it had not seen: see `ibpo.routing.evaluate.evaluate_router`."""
     first: Mapping[str, Any] = field(default_factory=dict)
-    """Empty: it decides by the prompt. Else it decides once `answers` (1 or 2) of the cheapest response group are there
-    (`ibpo.routing.escalation`): `shown` names the numbers among `number_names` that are read off them, gains are beside
+    """Empty: decides by the prompt. If not, it decides once `answers` (1 or 2) of the cheapest response group are there
+    (`ibpo.routing.escalation`): `shown` names the numbers among `number_names` that are read off them, gains are over
     those answers, and costs hold what they cost."""
     embed: Embed | None = None
     """Asks the endpoint for embeddings; see `load_router`."""

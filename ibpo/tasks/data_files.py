@@ -51,7 +51,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 Row = tuple[str, dict[str, Any]]
-"""Where it stands, as an error would name it, and its fields."""
+"""The place of the row, as an error would name it, and its fields."""
 
 
 def local_rows(path: Path) -> Iterator[Row]:

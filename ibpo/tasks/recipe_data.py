@@ -44,7 +44,7 @@ COLUMNS = {"id": "problem_id", "problem": "problem", "answer": "answer", "level"
 
 
 def load_given(data: DataConfig, kept: Sequence[str] = ()) -> tuple[Task, list[Problem]]:
-    """The task that is meant, its columns and judge as the user names them, and its problems.
+    """Load the task that a recipe names: its columns and judge as the user names them, and its problems.
 
     Args:
         data: what a recipe says of them.
@@ -88,12 +88,12 @@ def named_data(name: str, overrides: Sequence[str] = (), others: Sequence[str] =
     """What a command's argument means: a shipped task, a recipe, a file or folder, or `hub:OWNER/NAME@COMMIT`.
 
     Args:
-        name: the argument; of a recipe `[data]` and `[judge]` count, which it may hold alone.
+        name: the argument; of a recipe only `[data]` and `[judge]` count, and it needs no more.
         overrides: `data.KEY=VALUE` and `judge.KEY=VALUE`, as in a recipe; `data.path` may name a copy of the task.
         others: what else the command knows by name.
 
     Raises:
-        IbpoError: where it is none of these, or names file (or override), key and fix.
+        IbpoError: where it is not one of these, or names file (or override), key and fix.
 
     Example:
         >>> named_data("gsm8k")[0].task, named_data("hub:me/mine@" + "0" * 40)[0].path[:11]
@@ -110,7 +110,7 @@ def named_data(name: str, overrides: Sequence[str] = (), others: Sequence[str] =
     reader = RecipeReader(Path(name), overrides, DataRecipe, tables)
     own = tables is not None and "path" in tables["data"] and "data.path" not in reader.overridden
     if own and not name.startswith(HUB) and not Path(name).expanduser().exists():
-        raise IbpoError(f"{name}: is no task, recipe or file; {nearest(name, (*TASKS, *others))}")
+        raise IbpoError(f"{name}: is not a task, recipe or file; {nearest(name, (*TASKS, *others))}")
     known = {*RunConfig.model_fields, *COLD_START_TABLES}
     for key in reader.tables:
         if key not in known:
@@ -146,7 +146,7 @@ def _task(data: DataConfig) -> tuple[Task, Path | None]:
         pinned = PINNED.fullmatch(data.path.removeprefix(HUB))
         if pinned is None:
             raise IbpoError(
-                f"{data.path}: names no commit, so its problems may be others tomorrow; write hub:OWNER/NAME@COMMIT, "
+                f"{data.path}: names no commit, so its problems may change; write hub:OWNER/NAME@COMMIT, "
                 "with the commit's 40 digits (on the data set's page: Files, History)"
             )
         source = Source(name=pinned[1], revision=pinned[2], split=data.split or "train", configs=(data.config,))
@@ -170,7 +170,7 @@ def build_judge(
     constraints: ConstraintsConfig = NOTHING_MORE,
     response_groups: Sequence[ResponseGroup] = (),
 ) -> MixtureOfJudges:
-    """The judge of a recipe; a truncated response is not shown to it, gets 0 and violates `truncated`.
+    """Make the judge of a recipe; a truncated response is not shown to it, gets 0 and violates `truncated`.
 
     Args:
         name: `math`, `exact`, `code` or `llm`.
@@ -213,7 +213,8 @@ def _format(response_groups: Sequence[ResponseGroup]) -> Rule:
     unknown = [group.name for group in response_groups if group.name not in FORMATS]
     if unknown:
         raise IbpoError(
-            f"constraints.format: response group {unknown[0]!r} is no shipped format ({', '.join(FORMATS)}); rename it "
+            f"constraints.format: response group {unknown[0]!r} is not a shipped format "
+            f"({', '.join(FORMATS)}); rename it "
             "or write false"
         )
 
@@ -226,7 +227,9 @@ def _format(response_groups: Sequence[ResponseGroup]) -> Rule:
 
 def _language_model(judge: JudgeConfig, rubric: str, scale: int | None = None) -> LLMJudge:
     if not (judge.base_url and judge.model):
-        raise IbpoError("judge.base_url: a language model is to judge; write [judge] with base_url and model")
+        raise IbpoError(
+            "judge.base_url: is needed for a language model as judge; write [judge] with base_url and model"
+        )
     on_failure: Any = judge.on_failure
     return LLMJudge(
         Endpoint(

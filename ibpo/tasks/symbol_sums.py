@@ -3,7 +3,7 @@
 The values can only be known by heart, and so can each step of a working, "running total 9, add K, get 12". The writer
 of the corpus believes a fixed set of such facts wrongly: a fifth of those about upper-case symbols, none about
 lower-case ones. **These errors are designed into the data.** They are facts, not noise: a path through the sum is right
-or wrong for good, and greedy decoding takes one path like any other, so it is no short cut. Different orders of the
+or wrong permanently, and greedy decoding takes one path like any other, so it is no short cut. Different orders of the
 operands take different paths, which is why a vote over several helps. The symbol `?` has no fixed value: problems with
 it are hopeless for any response.
 

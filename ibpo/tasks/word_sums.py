@@ -1,8 +1,8 @@
 """Sums in plain English: `Ann has 5 pens, finds 8 and buys 7. How many pens?`, or `What is 5 + 8 + 7?`.
 
-A small language model can be taught to answer these at once or step by step. At once it is seldom right, step by step
+A small language model can be taught to answer these at once or step by step. At once it is rarely right, step by step
 the less often the more numbers there are. Nobody plants these errors. `some` (in a bare sum: `x`)
-stands for a number that is not told: no response can be right but by luck.
+stands for a number that is not given: no response can be right but by luck.
 
 A program writes the body of a response of either kind (`direct_body`, `steps_body`): the cold start imitates them.
 
@@ -21,10 +21,10 @@ from ibpo.types import Problem
 SYSTEM = "You add numbers."
 """Instead of the chat template's own system message, which is longer."""
 SMALLEST, LARGEST = 2, 9
-"""Of the numbers."""
+"""Range of the numbers."""
 UNKNOWN = "unknown"
 LEVELS: dict[str, tuple[int, int]] = {"2": (2, 2), "3": (3, 3), "4": (4, 4), "5": (5, 5), UNKNOWN: (2, 5)}
-"""Level -> smallest and largest number of terms; in "unknown" one of them, not the first, is not told."""
+"""Level -> smallest and largest number of terms; in "unknown" one of them, not the first, is not given."""
 MIX = {"2": 0.22, "3": 0.2, "4": 0.2, "5": 0.2, UNKNOWN: 0.18}
 """Share of each level among the problems that the policy meets, in training and in the test."""
 NAMES = ("Ann", "Ben", "Carla", "Dan", "Eva", "Finn", "Grace", "Hugo", "Ida", "Jack", "Kim", "Leo", "Mia", "Noah")
@@ -86,7 +86,7 @@ def steps_body(values: Sequence[int]) -> str:
 def draw(level: str, rng: np.random.Generator) -> Problem:
     """A random problem of this level; `info["columns"]` holds the bodies that a program writes.
 
-    The bodies know the term that is not told; the prompt does not.
+    The bodies know the term that is not given; the prompt does not.
 
     Half of the problems are bare sums, half are stories.
     """

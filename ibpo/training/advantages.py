@@ -44,18 +44,18 @@ class AllocatedAdvantages:
         response_groups: Two or more; the first is the standard one.
         tokenizer: The policy's.
         budget: As `IBPOConfig.budget`: `{"extended": 0.5}`, `{"tokens": 200}`, `["extended=50%"]`; None: no budget.
-        utility: Of `ibpo.training.lower_level.LowerLevel`; without features `group_mean` is the one.
+        utility: Utility of `ibpo.training.lower_level.LowerLevel`; without features `group_mean` is the one.
         window: Batches over which the budget holds, and the gains are learnt.
         min_gain: Reward that leaving the standard group must promise; None: as `LowerLevel` has it.
         prefix_loss_weight: Weight of the tokens that choose the response group.
         completion_loss_weight: Weight of those behind them, where rewarded.
         imitate_completions: `every_group` or `chosen`.
         balance_groups: Weigh completions by their group's length, so that long ones do not drown the others.
-        seed: Of ties.
+        seed: Seed of ties.
 
     Raises:
-        IbpoError: Groups that the tokenizer cannot tell apart, a budget that cannot be read, or another setting that is
-            out of range.
+        IbpoError: Groups that the tokenizer cannot distinguish, a budget that cannot be read, or another setting that
+            is out of range.
 
     Example:
         The second response of prompt "a" thinks and is right; half of the prompts may think.
@@ -130,7 +130,7 @@ class AllocatedAdvantages:
         self.step = 0
         """Batches so far; with `seed` it fixes the choice among ties, so all ranks must call alike."""
         self.selection: Selection | None = None
-        """Of the last batch: what was chosen, prices, what is spent."""
+        """The last batch: what was chosen, prices, what is spent."""
 
     def weigh(
         self,
@@ -154,7 +154,7 @@ class AllocatedAdvantages:
             Per response as many numbers as it has tokens.
 
         Raises:
-            IbpoError: Arrays of different lengths, or a reward that is no number.
+            IbpoError: Arrays of different lengths, or a reward that is not a number.
         """
         if not 0 < len(prompt) == len(completion_ids) == len(reward):
             raise IbpoError(
@@ -166,7 +166,7 @@ class AllocatedAdvantages:
         try:
             rewards = np.asarray(reward, float)
         except (TypeError, ValueError):
-            raise IbpoError("a reward is no number; give numbers in [0, 1], or NaN where none applies") from None
+            raise IbpoError("a reward is not a number; give numbers in [0, 1], or NaN where none applies") from None
         if np.isinf(rewards).any():
             raise IbpoError("a reward is infinite; give numbers in [0, 1], or NaN where none applies")
         cut = np.zeros(len(prompt), bool) if truncated is None else np.asarray(truncated, bool)
@@ -182,8 +182,8 @@ class AllocatedAdvantages:
         width, before = 0 if features is None else np.shape(features)[1], self.lower_level.history
         if before and before[-1][0].shape[1] != width:
             raise IbpoError(
-                f"features: {width} numbers a prompt, and {before[-1][0].shape[1]} in the batches before; give equally "
-                "many in all of them"
+                f"features: {width} numbers a prompt, and {before[-1][0].shape[1]} in the batches before; give the "
+                "same number in all of them"
             )
         group = np.array([self.groups.index_of(ids) for ids in completion_ids])
         batch = Batch(

@@ -102,7 +102,7 @@ def _spread(budget: Budget, values: Collection[str] | None, where: str) -> list[
         if scope.value is not None:
             return [budget]
         raise IbpoError(
-            f"{place}: the values of a stream's column are not known beforehand; write one budget "
+            f"{place}: the values of a stream's column are not known in advance; write one budget "
             f"{budget.name}@{scope.column}=VALUE for each"
         )
     if scope.value is None:

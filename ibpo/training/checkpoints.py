@@ -1,4 +1,4 @@
-"""Exact resume: what a checkpoint holds beside TRL's state, the order of the prompts, and the averaging of weights."""
+"""Exact resume: what a checkpoint holds besides TRL's state, the order of the prompts, and the averaging of weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trl import GRPOTrainer
 
 STATE_FILE, AVERAGE_FILE = "ibpo_state.npz", "averaged.npz"
 STATE_OF_ONE_PROCESS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""What transformers saves beside the weights, and begins anew without a word where it is missing."""
+"""What transformers saves with the weights, and silently begins again where it is missing."""
 
 
 def check_checkpoint(checkpoint: Path, *, needed: Sequence[str] = ()) -> None:
@@ -59,8 +59,8 @@ def _then(checkpoint: Path) -> str:
     numbers = [other.name[11:] for other in (checkpoint, *checkpoint.parent.glob("checkpoint-*"))]
     own, *others = [int(number) if number.isdigit() else -1 for number in numbers]
     earlier = max((number for number in others if 0 <= number < own), default=None)
-    then = "begins anew" if earlier is None else f"goes on from checkpoint-{earlier}"
-    return f"remove {checkpoint} and run the same again: it {then}"
+    then = "begins again" if earlier is None else f"continues from checkpoint-{earlier}"
+    return f"remove {checkpoint} and run the same command again: it {then}"
 
 
 class HasBegun(TrainerCallback):
@@ -94,12 +94,12 @@ def go_on(trainer: Any, checkpoint: Path | None) -> None:
         if checkpoint is None or begun.it:
             raise
         said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
-        raise IbpoError(f"{checkpoint}: is no state of this training ({said}); {_then(checkpoint)}") from None
+        raise IbpoError(f"{checkpoint}: is not a state of this training ({said}); {_then(checkpoint)}") from None
 
 
 @contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """What libraries say of a full disk while they save into a folder of the run, as one line that names it.
+    """Turn a full disk, while libraries save into a folder of the run, into one line that names the folder.
 
     Raises:
         IbpoError: what was whole before is whole, and the run goes on from there.
@@ -196,13 +196,13 @@ def _reading(path: Path) -> Iterator[Any]:
             yield arrays
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         raise IbpoError(
-            f"resume_from_checkpoint: {path}: cannot be read: this is no whole checkpoint of this training; take an "
-            "earlier one, or begin anew with its weights: IBPOTrainer(model=FOLDER)"
+            f"resume_from_checkpoint: {path}: cannot be read: this is not a whole checkpoint of this training; take an "
+            "earlier one, or begin again with its weights: IBPOTrainer(model=FOLDER)"
         ) from None
 
 
 class KeepLowerLevel(TrainerCallback):
-    """Saves what the lower level carries from step to step beside each checkpoint, and restores it exactly."""
+    """Saves what the lower level carries from step to step next to each checkpoint, and restores it exactly."""
 
     def __init__(self, trainer: IBPOTrainer) -> None:
         self.trainer = trainer
@@ -302,7 +302,7 @@ def _precise(parameter: torch.Tensor) -> torch.dtype:
 class DataOrder(Sampler):
     """TRL's `RepeatSampler`, in the order that an uninterrupted training would see.
 
-    TRL draws one permutation per epoch from a generator that a resumed training seeds anew: in its second epoch it
+    TRL draws one permutation per epoch from a generator that a resumed training seeds again: in its second epoch it
     would go through the prompts as in its first. Here the permutations of the epochs before are drawn and dropped.
     """
 

@@ -8,7 +8,7 @@ r"""Choice first: IBPO with the bodies frozen, so that responses that were sampl
 The policy chooses its group g by the first token v_g of the response, with h(x) the last hidden state of the prompt and
 W the output matrix:
 
-    pi(g | x) = exp((W_vg + D_g) . h(x)) / sum_v exp((W_v + D_v) . h(x)),        D_v = 0 but for the openings v_g.
+    pi(g | x) = exp((W_vg + D_g) . h(x)) / sum_v exp((W_v + D_v) . h(x)),        D_v = 0 except for the openings v_g.
 
 Only D is trained: G rows. So nothing has to be sampled again: gains do not move while the choice is trained, one lower
 level holds for the whole training, and its projection is a regularised multinomial regression that is solved outright,
@@ -30,7 +30,7 @@ the choice that was found on prompts, and within responses to q_0, what the mode
 
     min_D  (1/P) sum_i KL(found_i || q_D,i) + c (1/M) sum_t KL(q_0,t || q_D,t) + l2 / 2 |D|^2.
 
-This is ours; it stands where weighted SFT stands in `ibpo.training.trainer` (Yu et al. 2025, section 3.2), for the
+This is ours; it stands where weighted SFT is in `ibpo.training.trainer` (Yu et al. 2025, section 3.2), for the
 opening tokens alone.
 
 Letters: P problems, R responses, G response groups, H width of the model, D features, M tokens within bodies.
@@ -67,11 +67,11 @@ NUM_FOLDS = 5
 LEAST_SHARE = 1e-4
 MOST_ROUNDS = 200
 BODIES_WEIGHT = 100.0
-"""c, the weight of bodies beside prompts (`into_rows`); it costs the choice next to nothing (docs/log.md)."""
+"""c, the weight of bodies relative to prompts (`into_rows`); it costs the choice almost nothing (docs/log.md)."""
 ROWS_STRENGTH = 1e-4
 """l2 of the rows that are written: what is found needs no more shrinking."""
 MOST_OFF = 0.02
-"""Of a model's logits from its output matrix's, in parts of the largest: more is no rounding."""
+"""Distance of a model's logits from its output matrix's, in parts of the largest: more is not rounding."""
 PROMPTS_AT_ONCE = 16
 LEAST_SHARED = 64
 """Tokens that all prompts begin with, from which on they are read once for all."""
@@ -240,7 +240,7 @@ def read_bodies(
         temperature: at which the policy is sampled.
 
     Returns:
-        As of prompts, without features: P is the number of tokens.
+        States as from `read_states`, without features: P is the number of tokens.
     """
     first = [prefix[0] for prefix in groups.prefix_ids]
     parts: list[tuple[np.ndarray, ...]] = []
@@ -284,7 +284,7 @@ def train_choice(
     unlabelled: ChoiceStates | None = None,
     bodies: ChoiceStates | None = None,
 ) -> TrainedChoice:
-    """The lower level over all problems, and its projection on the choice.
+    """Train the choice alone: solve the lower level over all problems, and fit the choice to the result.
 
     Args:
         states: of the P prompts.
@@ -301,7 +301,7 @@ def train_choice(
     sliced = next((term for term in lower_level.budgets if term.column), None)
     if sliced is not None:
         raise IbpoError(
-            f"budget {sliced.key}: a choice that is trained alone knows no slices, and would spend there what pays; "
+            f"budget {sliced.key}: a choice that is trained alone knows no slices, and would spend in them what pays; "
             "leave this budget out, or train bodies and choice (IBPOTrainer)"
         )
     selection = lower_level.solve(batch, 0)
@@ -312,7 +312,7 @@ def train_choice(
     # u_ig - price_g, and under a budget of tokens - price x tokens_ig
     worth = utility - selection.min_gain
     expected: FloatArray | None = None
-    # Tokens come to the budget where it binds; beside a share that binds, too, they only keep it.
+    # Tokens come to the budget where it binds; with a share that binds too, they only keep it.
     between = -np.inf, np.inf
     share_binds = any(
         own for term, own in zip(lower_level.budgets, selection.price, strict=True) if term.group is not None
@@ -467,7 +467,7 @@ def _fit(
     assigned: NDArray[np.intp],
     strength: float,
 ) -> FloatArray:
-    """Multinomial regression of the assigned group on the inputs, beside the logits that are there: float [G, H]."""
+    """Multinomial regression of the assigned group on the inputs, added to the logits that are there: float [G, H]."""
     there = np.column_stack([states.opening[used], states.rest[used]])
     return _nearest_rows([(inputs, there, np.eye(there.shape[1])[assigned[used]], 1.0 / len(used))], strength)
 
@@ -490,7 +490,7 @@ def with_shares(
     weight = np.ones(len(logits)) if weight is None else weight
     weight = weight / weight.sum()
     every = np.concatenate([logits, rest[:, None]], 1)
-    # Shares of 0, and of 1 beside other tokens, are reached at no shift.
+    # Shares of 0, and of 1 with other tokens there, are reached at no shift.
     wanted = np.maximum(target, LEAST_SHARE)
     wanted = wanted / wanted.sum() * (1.0 - LEAST_SHARE * bool(np.isfinite(rest).any()))
 

@@ -63,7 +63,7 @@ def held_up_schedule(max_steps: int) -> dict[str, Any]:
 
 @dataclass
 class IBPOConfig(GRPOConfig):
-    """`trl.GRPOConfig` and what IBPO adds. One dial: `budget`.
+    """Settings of `IBPOTrainer`: those of `trl.GRPOConfig`, and what IBPO adds. The one to set is `budget`.
 
     Defaults are those of README's tables: what both experiments share, and of the KL penalty and the completions'
     weight the values of *thinking*. What depends on the task: those weights, and whether groups weigh alike.
@@ -174,7 +174,7 @@ class IBPOConfig(GRPOConfig):
     def __new__(cls, *args: Any, **kwargs: Any) -> IBPOConfig:
         """Refuse names of earlier versions, which the generated `__init__` would call unexpected."""
         for old in sorted(RENAMED.keys() & kwargs.keys()):
-            raise IbpoError(f"IBPOConfig: {old} is called {RENAMED[old]} now; write that")
+            raise IbpoError(f"IBPOConfig: {old} is now called {RENAMED[old]}; write that")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -227,18 +227,18 @@ def _checked(budget: Any) -> dict[str, float | str]:
         try:
             budget = json.loads(budget)
         except ValueError as error:
-            raise IbpoError(f"IBPOConfig: budget: {budget!r} is no JSON: {error}; fix it") from None
+            raise IbpoError(f"IBPOConfig: budget: {budget!r} is not JSON: {error}; fix it") from None
     if not isinstance(budget, Mapping | list | tuple) or not budget:
         raise IbpoError(
             f"IBPOConfig: budget: needs entries like {{'extended': 0.5}}, or a list of texts like ['extended=50%'], "
-            f"got {budget!r}; no budget is budget=None"
+            f"got {budget!r}; for no budget write budget=None"
         )
     if isinstance(budget, Mapping):
         budgets = parse_budget_table(budget, CONFIG)
     else:
         for text in budget:
             if not isinstance(text, str):
-                raise IbpoError(f"IBPOConfig: budget: {text!r} is no text; write one like 'extended=50%'")
+                raise IbpoError(f"IBPOConfig: budget: {text!r} is not text; write one like 'extended=50%'")
         budgets = [parse_budget(text, f"{CONFIG}{text}") for text in budget]
         check_distinct(budgets, CONFIG)
     for one in budgets:
@@ -284,7 +284,7 @@ def check_groups(names: list[str], args: IBPOConfig) -> None:
 
 
 REFUSED_ARGUMENTS = {
-    "rollout_func": "rollouts begin with the response groups' prefixes; reward_funcs and vLLM are yours to choose",
+    "rollout_func": "rollouts begin with the response groups' prefixes; choose reward_funcs and vLLM instead",
     "tools": "a response is one turn, and its prefix says of which group",
     "environment_factory": "a response is one turn, and its prefix says of which group",
 }

@@ -1,6 +1,6 @@
 """What an evaluation during training says of the budget: `eval_ibpo/*` on the `eval_dataset`.
 
-Of every prompt the policy's own responses are there, which TRL's evaluation samples. One response more of each response
+Each prompt has the policy's own responses, which TRL's evaluation samples. One more response of each response
 group is forced, so that what the groups are worth is known, and with it the best allocation inside the budget.
 """
 
@@ -37,9 +37,9 @@ class HeldOutView:
     def __init__(self, groups: EncodedGroups, budgets: Sequence[BudgetTerm], num_prompts: int | None = None) -> None:
         self.names, self.budgets, self.num_prompts = groups.names, list(budgets), num_prompts
         self.share: list[np.ndarray] = []
-        """Of each prompt, with what probability the policy opens a response of each group: float [G]."""
+        """Probability with which the policy opens a response of each group, per prompt: float [G]."""
         self.reward: list[np.ndarray] = []
-        """Of the forced responses: float [G], NaN where no reward function applied."""
+        """Rewards of the forced responses, per prompt: float [G], NaN where no reward function applied."""
         self.tokens: list[np.ndarray] = []
         self.own_reward: list[float] = []
         """Mean of the responses that the policy opened itself, and of their tokens below."""
@@ -80,7 +80,7 @@ class HeldOutView:
             del column[len(column) if self.num_prompts is None else self.num_prompts :]
 
     def metrics(self) -> dict[str, float]:
-        """Of all prompts so far.
+        """Metrics of all prompts so far.
 
             share/GROUP     mean probability with which the policy opens such a response
             reward/GROUP    mean reward of its forced responses; a truncated one earns 0

@@ -78,7 +78,7 @@ def checked(reward_func: Any) -> Any:
     """
     if isinstance(reward_func, str | torch.nn.Module):
         return reward_func
-    # Of a partial function what it wraps, of an object its class: as TRL names and awaits them.
+    # What a partial function wraps, or an object's class: as TRL names and awaits them.
     told = reward_func
     while isinstance(told, functools.partial):
         told = told.func

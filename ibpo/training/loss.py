@@ -29,7 +29,7 @@ def kl_weight_at(args: IBPOConfig, done: float) -> float:
     """Weight of the KL penalty after the part `done` of the training: constant, growing on a straight line, constant.
 
     A strong penalty from the start keeps the choice of the response group from forming; too weak a one to the end
-    leaves the completions eroded. Once the choice is sharp, both can be had (docs/log.md has the measurement).
+    leaves the completions eroded. Once the choice is sharp, both are possible (docs/log.md has the measurement).
     """
     first, last = KL_GROWS
     grown = min(1.0, max(0.0, (done - first) / (last - first)))
@@ -126,7 +126,7 @@ def weighted_batch(
         groups: the response groups.
         num_generations: responses of a prompt.
         max_completion_length: in tokens.
-        steps_per_generation: into how many parts the rows are split, hence of how many rows there is a multiple.
+        steps_per_generation: into how many parts the rows are split; the number of rows is a multiple of it.
         num_updates: that these parts are: each of them has its part of the rows, and the whole (1/P) sum's weight.
         rank: whose rows the batch has.
         num_ranks: among which the responses are split evenly.

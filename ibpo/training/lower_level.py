@@ -35,7 +35,7 @@ PRICES = ("running", "batch")
 TIE_NOISE = 1e-6
 LEAST_GAIN = 2 * TIE_NOISE
 LEAST_PRICE = 1e-9
-"""Of a budget that binds, in gain for all of it: less is rounding."""
+"""Least price of a budget that binds, in gain for all of it: less is rounding."""
 SIGNIFICANT = 1.645
 """Standard errors from which on what prompts gain together is a gain: see `least_significant_gain`."""
 DEFAULT_MIN_GAIN = 0.08
@@ -204,7 +204,7 @@ class LowerLevel:
             "regression" (the regression alone).
         window: batches that the regression and the running price look at, this one included.
         min_gain: a group other than the standard one must promise this much more reward, or it gets nothing; None: from
-            where on gains are significant, by `least_significant_gain`, for each group and step anew; with another
+            where on gains are significant, by `least_significant_gain`, for each group and step again; with another
             utility than "regression", or without features, `DEFAULT_MIN_GAIN`.
         seed: of the random choice among equally good responses.
         price: "running": allocate over the whole window and keep this batch's part, so that the budget holds over the
@@ -240,7 +240,7 @@ class LowerLevel:
         self.utility, self.min_gain, self.seed = utility, min_gain, seed
         # All that is carried from step to step; `state` and `restore` take both through a checkpoint.
         self.history: deque[tuple[np.ndarray, ObservedMeans, np.ndarray]] = deque(maxlen=window)
-        """Of each batch: features [P, D], means [P, G], in which budgets' slices each prompt is [P, K]."""
+        """Per batch: features [P, D], means [P, G], in which budgets' slices each prompt is [P, K]."""
         self.budget_offset = 0.0
         """Moves the budget that is `steered`: what the policy spends lags what is handed out; see `moved_amount`."""
 
@@ -295,7 +295,7 @@ class LowerLevel:
             member,
             None if self.steered is None else (self.steered, self.budget_offset),
         )
-        # Of the window's answer, the part that is about this batch.
+        # The part of the window's answer that is about this batch.
         assigned, tokens = np.full(num_prompts, -1), np.zeros(num_prompts)
         here = weight & (problem >= first)
         assigned[problem[here] - first] = group[here]
@@ -374,7 +374,7 @@ class LowerLevel:
         if unknown:
             raise IbpoError(
                 f"budget: the window of earlier batches does not say which of its prompts are in {unknown[0]}: the "
-                "training began with other budgets; keep those, or begin anew with the weights it has come to"
+                "training began with other budgets; keep those, or begin again from its current weights"
             )
         self.budget_offset = float(arrays["budget_offset"])
         self.history.clear()
@@ -399,7 +399,7 @@ class LowerLevel:
         return utility
 
     def _without_violating(self, values: np.ndarray, first: int, batch: Batch) -> np.ndarray:
-        """NaN where all responses of a group to a prompt of this batch violate constraints: not to be had."""
+        """NaN where all responses of a group to a prompt of this batch violate constraints: not available."""
         if np.all(batch.allowed):
             return values
         num_seen, num_allowed = np.zeros((2, len(values) - first, self.num_groups))
@@ -630,7 +630,8 @@ def least_significant_gain(predicted: np.ndarray, seen: np.ndarray) -> float:
     exp(-1.645^2 / 2) = .26, but then on few prompts (3 to 5 % on average).
 
     In the spirit of the one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, section
-    3.4.3): the least spending that cannot be told from the best. It asks for no model of the prediction's errors.
+    3.4.3): the least spending that cannot be distinguished from the best. It asks for no model of the prediction's
+    errors.
 
     Args:
         predicted: float [N], N > 0: gains on prompts that the prediction was not fitted to.

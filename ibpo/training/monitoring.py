@@ -33,7 +33,7 @@ class StepView:
     """R responses to P prompts from G response groups, of all ranks."""
 
     names: Sequence[str]
-    """Of the response groups."""
+    """Names of the response groups."""
     budgets: Sequence[BudgetTerm]
     stratified: bool
     utility: str
@@ -213,7 +213,7 @@ class Guards:
             bound, fix = ("at least", "lower") if term.at_least else ("at most", "raise")
             unit = "tokens per prompt" if term.group is None else "of the prompts"
             text = (
-                f"{term.key}: {bound} {float(term.amount):g} {unit} cannot be kept with the responses at hand; the "
+                f"{term.key}: {bound} {float(term.amount):g} {unit} cannot be kept with these responses; the "
                 f"nearest that can is {nearest or 0.0:.6g}: {fix} it to that"
             )
             # At the first step nothing is lost yet; later, responses may have grown longer for a while.
@@ -238,7 +238,7 @@ class Guards:
             unseen = not (view.batch.response_group == g).any()
             text = (
                 f"no response of group {name} was sampled any more (the policy opens it on {share:.2%} of the "
-                "prompts), and what is not sampled can't come back: set stratified=True, or begin again from an "
+                "prompts), and what is not sampled cannot come back: set stratified=True, or begin again from an "
                 "earlier checkpoint with a lower learning_rate"
             )
             cases += self._case(f"gone {name}", meant and unseen and share < DYING, 1, 5 if view.budgets else 0, text)

@@ -51,7 +51,7 @@ def prompt_features(model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Se
 def features_of(layers: Sequence[torch.Tensor], mask: torch.Tensor) -> np.ndarray:
     """Hidden states at the prompt's last token, and their mean over the prompt: float [P, D], D at most 384.
 
-    Of up to four layers, evenly spaced, the last among them: the last one knows the next token best, but how hard a
+    From up to four layers, evenly spaced, the last among them: the last one knows the next token best, but how hard a
     prompt is shows before, too (docs/log.md has the measurement). If that is more than 384 numbers, a fixed Gaussian
     projection keeps their inner products about as they are (Johnson and Lindenstrauss).
 
@@ -82,7 +82,7 @@ def is_sharded(trainer: Any) -> bool:
 
 
 def check_sharding(args: IBPOConfig) -> None:
-    """Refuse what would wait for ever, or write a part of the weights for the whole.
+    """Refuse what would wait forever, or write a part of the weights for the whole.
 
     Raises:
         IbpoError: with the reason and the fix.
@@ -97,7 +97,7 @@ def check_sharding(args: IBPOConfig) -> None:
 
 
 def make_reference_model(trainer: Any) -> Any:
-    """pi_0: a frozen copy of the policy; loaded anew and sharded like the policy where that is sharded.
+    """pi_0: a frozen copy of the policy; loaded again and sharded like the policy where that is sharded.
 
     The parameters of a sharded model are in parts from the moment it is loaded (ZeRO-3), or on one rank only (FSDP):
     copying it would copy nothing.

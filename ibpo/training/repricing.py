@@ -44,7 +44,7 @@ LEAST_PROBABILITY = 1e-9
 def reprice(
     states: ChoiceStates, target: Sequence[float], bodies: ChoiceStates | None = None
 ) -> tuple[FloatArray, FloatArray]:
-    """Another budget for a policy that has learnt to choose: rows D under which it samples as a threshold would.
+    """Move a policy that has learnt to choose to another budget: rows D under which it samples as a threshold would.
 
     Args:
         states: of P prompts without answers.

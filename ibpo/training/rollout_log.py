@@ -122,7 +122,7 @@ class RolloutTable:
     """P prompts of all steps, in their order, from G response groups; NaN where a group was not sampled."""
 
     names: list[str]
-    """Of the response groups, the standard one first."""
+    """Names of the response groups, the standard one first."""
     settings: dict[str, Any]
     """As the trainer wrote them; empty for logs of older versions."""
     step: np.ndarray
@@ -180,10 +180,10 @@ def read_rollout_log(directory: Path) -> RolloutTable:
         try:
             table = pq.read_table(shard)
         except (pa.ArrowInvalid, OSError):
-            raise IbpoError(f"{shard}: is no Parquet file; remove it, or resume the run") from None
+            raise IbpoError(f"{shard}: is not a Parquet file; remove it, or resume the run") from None
         missing = [name for name in NEEDED if name not in table.column_names]
         if missing or not table.num_rows:
-            raise IbpoError(f"{shard}: is no shard of a rollout log: no column {', '.join(missing) or 'has rows'}")
+            raise IbpoError(f"{shard}: is not a shard of a rollout log: no column {', '.join(missing) or 'has rows'}")
         settings = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
         tables.append({name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names})
         _add_least_gains(tables[-1], settings)
@@ -236,7 +236,7 @@ def _prices(settings: dict[str, Any], rows: Mapping[str, np.ndarray]) -> dict[st
 
 
 def _least_gain(rows: Mapping[str, np.ndarray], group: int, name: str) -> np.ndarray:
-    """Of each row; where nothing says so (the oldest logs), 0 but for what a tie would spend."""
+    """Least gain of each row; where nothing says so (the oldest logs), 0 and a hair, so that no tie spends."""
     return np.asarray(rows.get(f"{MIN_GAIN}{name}", np.full(len(rows["step"]), LEAST_GAIN * (group > 0))), float)
 
 
@@ -260,7 +260,7 @@ def _by_length(rows: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _number_prompts(tables: list[dict[str, Any]]) -> None:
-    """Older logs do not number the prompts: siblings stand together, equally many for each prompt."""
+    """Older logs do not number the prompts: siblings are together, equally many for each prompt."""
     runs = [len(list(rows)) for table in tables for _, rows in groupby(table["problem_id"].tolist())]
     num_siblings = gcd(*runs)
     for table in tables:
@@ -279,13 +279,13 @@ class Replay:
     price: np.ndarray
     """float [K budgets]: mean over the steps."""
     num_missed: int
-    """Steps in which a budget could not be kept with the responses at hand."""
+    """Steps in which a budget could not be kept with the step's responses."""
 
 
 def replay(table: RolloutTable, budgets: Sequence[BudgetTerm], *, window: int, min_gain: float | None) -> Replay:
     """Allocate step by step as the trainer would have: over the last `window` steps, keeping the last one's part.
 
-    Recorded utilities are those of their own step; the trainer regresses older ones anew each time, and follows the
+    Recorded utilities are those of their own step; the trainer regresses older ones again each time, and follows the
     share that the policy really spends. So a replay of the run's own budget comes close to what was chosen, not equal.
 
     Args:
@@ -352,7 +352,7 @@ def summary(table: RolloutTable, assigned: np.ndarray) -> dict[str, Any]:
 
 
 def compare(table: RolloutTable, answer: Replay) -> dict[str, Any]:
-    """The run beside the replay: overall, by level, and which choices change."""
+    """Compare the run with the replay: overall, by level, and which choices change."""
     both = (table.chosen_group >= 0) & (answer.assigned >= 0)
     before, after = table.chosen_group[both], answer.assigned[both]
     changes = [

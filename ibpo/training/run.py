@@ -141,7 +141,7 @@ def _train(
 def _order(num_problems: int, train: TrainConfig) -> np.ndarray:
     """The problems of all steps, one random order after the other.
 
-    Drawn beforehand, because a trainer that resumes after its first pass would shuffle as if it began anew.
+    Drawn beforehand, because a trainer that resumes after its first pass would shuffle as if it began again.
     """
     rng = np.random.default_rng(train.seed)
     size = train.steps * train.prompts_per_step
@@ -236,7 +236,7 @@ SET_BY_RECIPE = {
 
 
 def adapter_of(config: RunConfig) -> Any:
-    """`peft.LoraConfig` out of `[lora]`, on all linear layers unless `target_modules` says otherwise; None without.
+    """A `peft.LoraConfig` from `[lora]`, on all linear layers unless `target_modules` says otherwise; None without.
 
     Raises:
         IbpoError: for an unknown key (names the nearest), a bad value, or without peft.
@@ -272,9 +272,9 @@ def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1)
     known = {f.name for f in fields(IBPOConfig) if f.init}
     for key in trl:
         if key in SET_BY_RECIPE:
-            raise IbpoError(f"trl.{key}: is set by {SET_BY_RECIPE[key]}; say it there")
+            raise IbpoError(f"trl.{key}: is set by {SET_BY_RECIPE[key]}; set it there")
         if key in RENAMED:
-            raise IbpoError(f"trl.{key}: is called {RENAMED[key]} now; write that")
+            raise IbpoError(f"trl.{key}: is now called {RENAMED[key]}; write that")
         if key not in known:
             raise IbpoError(f"trl.{key}: unknown key of IBPOConfig; {nearest(key, known - set(SET_BY_RECIPE))}")
     num_rollouts = train.prompts_per_step * train.rollouts_per_prompt

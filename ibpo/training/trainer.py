@@ -11,7 +11,7 @@ One iteration, in the order of this file:
 TRL brings sampling order, optimiser, accelerate, checkpoints and logging. It calls three methods of ours in a step:
 `rollout_func` (`_roll_out`), `_calculate_rewards` (sees all rewards of all ranks), `_generate_and_score_completions`
 (returns the advantages, which may be per token); and `_compute_loss` in every part of an update. What one of them
-leaves for the next is in one record, `Handover`. `_get_per_token_logps_and_entropies` spares a forward pass, and
+leaves for the next is in one record, `Handover`. `_get_per_token_logps_and_entropies` saves a forward pass, and
 `ibpo.training.checkpoints.ExactResume` overrides three methods more; `create_model_card` writes ours. All eight are
 compared with TRL's at start (`ibpo.training.trl_methods`), and what they rely on is pinned by
 `tests/training/test_trl_contract.py`.
@@ -70,7 +70,7 @@ class Handover:
     prompt_ids: list[list[int]] = field(default_factory=list)
     """Token ids of this rank's prompts: `_roll_out` -> `_score_rows`."""
     weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
-    """Of all ranks' responses [R, 3]: `_calculate_rewards` -> `_generate_and_score_completions`."""
+    """Weights of all ranks' responses [R, 3]: `_calculate_rewards` -> `_generate_and_score_completions`."""
     skips_scoring: bool = False
     """Whether TRL is about to score rollouts under the policy that sampled them, which nothing here uses."""
 
@@ -413,7 +413,7 @@ class IBPOTrainer(ExactResume):
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
-        """TRL's, but of this method: into `output_dir`, at every checkpoint."""
+        """Write this method's model card into `output_dir`, as TRL does at every checkpoint."""
         if self.is_world_process_zero():
             self.write_model_card(Path(str(self.args.output_dir)), model_name, dataset_name, tags)
 
@@ -436,6 +436,6 @@ class IBPOTrainer(ExactResume):
         )
 
     def _gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Of all ranks, one after the other; every rank must bring the same shape."""
+        """The tensors of all ranks, one after the other; every rank must bring the same shape."""
         gathered: Any = self.accelerator.gather(tensor)
         return gathered

@@ -290,7 +290,7 @@ def test_a_copied_file_does_not_count_twice(tmp_path):
     log = read_log(tmp_path)
     assert len(log.reward) == 6
     assert [note for note in log.notes if "copy" in note] == [
-        "passed over, for it is a copy of log (1).jsonl: log.jsonl"
+        "skipped, because it is a copy of log (1).jsonl: log.jsonl"
     ]
 
 
@@ -474,7 +474,7 @@ def test_batches_that_share_a_folder_and_identifiers_are_refused(tmp_path):
         asked = {"model": "m", "reasoning_effort": effort, "messages": []}
         write_rows(tmp_path / f"{effort}_in.jsonl", [{"custom_id": "1", "url": "/v1", "body": asked}])
         write_rows(tmp_path / f"{effort}_out.jsonl", [batch_line("1", 5)])
-    with pytest.raises(LogError, match="asks custom_id '1' otherwise than another file of its folder"):
+    with pytest.raises(LogError, match="asks custom_id '1' in another way than another file of its folder"):
         read_log(tmp_path)
 
 
@@ -489,7 +489,7 @@ def test_joined_tables_with_an_identifier_twice(tmp_path):
     num = write_rows(tmp_path / "n.jsonl", [{"id": 1, "effort": e, "tokens": 3} for e in "xy"])
     found = read_log(num, join=[write_rows(tmp_path / "f.jsonl", [{"id": 1.0, "reward": 0.5}])])
     assert found.reward.tolist() == [0.5, 0.5]
-    assert "2 of 2 rows; one of its rows was added to as many as 2" in " ".join(found.notes)
+    assert "2 of 2 rows; one of its rows was added to up to 2" in " ".join(found.notes)
 
 
 @pytest.mark.parametrize("write", [json.dumps, repr])
@@ -908,7 +908,7 @@ def test_helms_originals_keep_their_statistics_beside_perturbed_instances(tmp_pa
     (tmp_path / "per_instance_stats.json").write_text(json.dumps(stats))
     log = read_log(tmp_path)
     assert cells(log) == {(f"id{p}", "m"): (1, 90) for p in range(3)} and len(log.problem) == 3
-    assert "3 left out: requests of perturbed instances, which are no other problems" in log.notes
+    assert "3 left out: requests of perturbed instances, which are not new problems" in log.notes
 
 
 PLAIN = [
@@ -964,7 +964,7 @@ def test_a_packed_copy_beside_the_file_does_not_count_twice(tmp_path):
     path = write_rows(tmp_path / "log.jsonl", [{**row, "reward": 1} for row in PLAIN])
     (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
     log = read_log(tmp_path)
-    assert len(log.reward) == 4 and "passed over, for it is a copy of log.jsonl: log.jsonl.gz" in log.notes
+    assert len(log.reward) == 4 and "skipped, because it is a copy of log.jsonl: log.jsonl.gz" in log.notes
     (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()[::-1])[:-9])
     with pytest.raises(LogError, match=r"log.jsonl.gz: cannot be read"):
         read_log(tmp_path)
@@ -1173,7 +1173,7 @@ def test_spans_around_a_models_work_are_no_responses(tmp_path):
     path = write_rows(tmp_path / "spans.jsonl", list(spans_around()))
     log = read_log(path)
     assert cells(log) == {("p0", "low"): (0, 5), ("p0", "high"): (1, 6), ("p1", "low"): (0, 7), ("p1", "high"): (1, 8)}
-    assert "8 left out: spans without attributes gen_ai.*, which are of no model" in log.notes
+    assert "8 left out: spans without attributes gen_ai.*, which are not of a model" in log.notes
     failed = read_log(write_rows(tmp_path / "spans.jsonl", list(spans_around("ERROR"))))
     assert not any("failed requests" in note for note in failed.notes)  # for which none of the model's did
     write_rows(tmp_path / "spans.jsonl", [span for span in spans_around() if "answer" in span["name"]])
@@ -1290,7 +1290,7 @@ def test_two_instrumentations_of_a_call_are_one_response(tmp_path, knowing_first
     log = read_log(path)
     assert cells(log) == {("p0", "low"): (0, 0), ("p0", "high"): (1, 1), ("p1", "low"): (0, 2), ("p1", "high"): (1, 3)}
     assert len(log.problem) == 4 and {row["uncached_input_tokens"] for row in rows_of(path)} == {12}
-    assert "4 left out: spans of a response that another span of its trace is of" in log.notes
+    assert "4 left out: spans of a response that another span of its trace has too" in log.notes
 
 
 @pytest.mark.parametrize(

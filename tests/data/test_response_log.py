@@ -227,7 +227,7 @@ def test_true_is_no_cost_of_1_by_columns_either(tmp_path):
 
 def test_a_file_that_goes_while_it_is_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("ibpo.data.response_log.is_small", lambda path: path.unlink())  # between two looks at it
-    with pytest.raises(LogError, match=r"a.jsonl: was removed or replaced while it was read; run the same again"):
+    with pytest.raises(LogError, match=r"a.jsonl: was removed or replaced while it was read; run the command again"):
         read_log(write(tmp_path / "a.jsonl", lines([{**ROWS[0], "correct": 1}] * 2)), LogColumns(by="model"))
 
 
@@ -291,7 +291,7 @@ def test_a_row_without_the_text_that_is_counted_is_a_bad_row(tmp_path):
     rows = [answered(reward=1) for _ in range(250)] + [answered(reward=1, completion=...)]
     for bad in (rows, [*rows[:250], answered(reward=1, completion=None)]):
         path = write(tmp_path / "a.jsonl", lines(bad))
-        with pytest.raises(LogError, match=r"line 251: no completion, of which the characters are the cost here"):
+        with pytest.raises(LogError, match=r"line 251: no completion, whose characters are the cost here"):
             read_log(path)
         log = read_log(path, on_error="skip")
         assert log.cost.tolist() == [8] * 250 and len(log.bad_rows) == 1
@@ -437,7 +437,7 @@ def test_a_delta_table_is_refused_for_its_folder_holds_earlier_versions_too(tmp_
     (tmp_path / "log" / "_delta_log" / "00000000000000000000.json").write_text("{}")
     (tmp_path / "log" / "part-0.jsonl").write_text("{}")
     for folder in (tmp_path, tmp_path / "log"):
-        with pytest.raises(LogError, match=r"log: is a table of Delta Lake, .* write the version that is meant as"):
+        with pytest.raises(LogError, match=r"log: is a table of Delta Lake, .* write the version that you mean as"):
             read_log(folder)
 
 

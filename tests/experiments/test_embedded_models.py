@@ -129,7 +129,7 @@ def test_an_installed_package_has_the_cold_starts_alone_and_says_what_it_lacks(m
     jobs = plan_jobs(tmp_path / "run", here)
     assert "build" not in {job.name for job in jobs} and {job.pretrained for job in jobs} == {""}
     with pytest.raises(
-        IbpoError, match=r"--from-scratch needs experiments/build\.py, which an installed package has not"
+        IbpoError, match=r"--from-scratch needs experiments/build\.py, which an installed package does not have"
     ):
         check_settings(tmp_path / "run", DemoSettings(**settings, num_calibration=8, from_scratch=True))
     assert not (tmp_path / "run").exists()

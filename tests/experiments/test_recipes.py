@@ -54,7 +54,7 @@ def test_every_baseline_of_the_issue_has_a_name():
         *("sv-sft", "asv-sft", "grpo", "grpo-length", "thinkless", "adaptthink"),
     }
     assert len(recipes_of(["grpo-length"])) >= 3  # the whole curve
-    with pytest.raises(IbpoError, match="--baseline: 'nonsense' is none of"):
+    with pytest.raises(IbpoError, match="--baseline: 'nonsense' is not one of"):
         recipes_of(["nonsense"])
 
 
@@ -138,8 +138,8 @@ def test_where_not_all_can_have_every_update_some_do():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--experiment", "nonsense"], "--experiment: 'nonsense' is none of thinking, voting, both"),
-        (["--baseline", "nonsense"], "--baseline: 'nonsense' is none of standard-only, extended-only"),
+        (["--experiment", "nonsense"], "--experiment: 'nonsense' is not one of thinking, voting, both"),
+        (["--baseline", "nonsense"], "--baseline: 'nonsense' is not one of standard-only, extended-only"),
     ],
 )
 def test_bad_options_are_one_line(arguments, said, tmp_path):

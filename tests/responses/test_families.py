@@ -184,7 +184,7 @@ def test_groups_check_says_which_prompts_do_not_differ():
     assert any(
         "ends in a closed thought" in t and "enable_thinking=True under trl.chat_template_kwargs" in t for t in closed
     )
-    assert any("puts in its own" in text for text in said("qwen2_5", "standard"))
+    assert any("adds its own" in text for text in said("qwen2_5", "standard"))
 
 
 def test_words_of_effort_are_the_family_s():
@@ -218,7 +218,7 @@ def test_default_system_prompts_are_found():
 @pytest.mark.parametrize(
     ("name", "prefixes", "said"),
     [
-        ("qwen2_5", ["Answer:"], ["a system message of its own: 'You are Qwen"]),
+        ("qwen2_5", ["Answer:"], ["its own system message: 'You are Qwen"]),
         ("qwen3_6", ["Answer:", "<think>"], ["ends prompts inside an open thought ('<think>\\n')"]),
         ("qwen3_5_nothink", ["Answer:"], ["ends prompts behind a closed thought ("]),
         ("qwen3_6", ["<think>\n"], []),

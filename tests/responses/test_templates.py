@@ -66,7 +66,7 @@ def test_an_endless_template_is_named(tokenizer, name, where):
         thread.start()
         thread.join(60)
     (error,) = said
-    assert isinstance(error, EndlessTemplate) and "has not come to an end after 0.3 CPU seconds" in str(error)
+    assert isinstance(error, EndlessTemplate) and "did not end after 0.3 CPU seconds" in str(error)
     assert signal.getsignal(signal.SIGVTALRM) == before and signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
     began = time.process_time()
     with pytest.raises(EndlessTemplate):  # at once: it is known
@@ -140,6 +140,6 @@ def test_every_command_says_it_in_one_line(name, tmp_path):
         shutil.rmtree(out, ignore_errors=True)
         openings._ENDLESS.clear()
         done = CliRunner().invoke(app, command)
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if "has not come to an end" in line]
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if "did not end" in line]
         assert len(lines) == 1 and done.exit_code in (1, 2), (command, done.output, done.exception)
         assert "Traceback" not in done.output, done.output

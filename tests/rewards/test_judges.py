@@ -131,7 +131,7 @@ def test_each_task_has_its_judge_and_the_order_is_kept():
     ("build", "message"),
     [
         (lambda: MixtureOfJudges(rewards={}), "at least one that gives the reward"),
-        (lambda: free_of(["("]), r"safety: '\(' is no regular expression"),
+        (lambda: free_of(["("]), r"safety: '\(' is not a regular expression"),
         (lambda: free_of("rm -rf"), "safety: 'rm -rf' is one pattern; give a list of them"),  # not each of its letters
         (lambda: in_script("english"), "language: no letter is of the script 'ENGLISH'"),
         (lambda: in_script("LATIN", share=95), "language: share is 95; it must be above 0 and at most 1"),

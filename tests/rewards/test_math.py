@@ -155,7 +155,7 @@ def test_a_judgement_gives_its_reason(judge):
         (1.0, "equivalent"),
         (0.0, "not equivalent"),
         (0.0, "too costly to compute"),
-        (1.0, "equal as it stands"),
+        (1.0, "equal as written"),
     ]
 
 
@@ -258,7 +258,7 @@ def test_thousands_separators(number):
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
 def test_agreement_with_published_graders_tests(judge):
-    """docs/reference/judges.md explains every disagreement; here their number must not grow."""
+    """docs/results/judges.md explains every disagreement; here their number must not grow."""
     rows = [json.loads(line) for line in (DATA / "answer_equivalence" / "unit_tests.jsonl").open()]
     judged = judge.compare([(row["pred"], row["gold"] or "") for row in rows])
     # A pair of symbolic sums takes about the CPU time that a pair may take: the machine decides, not the judge.

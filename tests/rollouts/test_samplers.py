@@ -351,12 +351,12 @@ def test_what_two_processes_wrote_into_one_store_counts_once(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{}\n", "is no store of rollouts"),
-        (b"some text\nmore\n", "is no store of rollouts"),
-        (b"x" * 9000, "is no store of rollouts"),
+        (b"{}\n", "is not a store of rollouts"),
+        (b"some text\nmore\n", "is not a store of rollouts"),
+        (b"x" * 9000, "is not a store of rollouts"),
         (b'{"schema": "ibpo.rollouts", "version": 99, "settings": {}}\n', "is of version 99, this ibpo writes 1"),
         (b'{"schema": "ibpo.rollouts", "version": 1, "settings": {"t": 2}}\n', r"other settings \(t differ\)"),
-        (b'{"schema": "ibpo.rollouts", "version": 1, "settings": {"t": 1}}\n{}\n', "line 2: is no rollout"),
+        (b'{"schema": "ibpo.rollouts", "version": 1, "settings": {"t": 1}}\n{}\n', "line 2: is not a rollout"),
     ],
 )
 def test_files_that_are_no_store_are_left_alone(content, message, tmp_path):

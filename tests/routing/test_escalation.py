@@ -194,11 +194,11 @@ def test_fit_writes_the_escalation_where_it_pays(tmp_path):
 @pytest.mark.parametrize(
     "rows, arguments, message",
     [
-        (rows_of(12, num_answers=1), ["--first-answers", "2"], "has 1 answer of 'short'; 2 are to be made first"),
+        (rows_of(12, num_answers=1), ["--first-answers", "2"], "has 1 answer of 'short'; 2 are needed first"),
         (
             [{**{k: v for k, v in row.items() if k not in ("response", "tokens")}, "chars": 1} for row in rows_of(12)],
             ["--first-answers", "1", "--columns", "cost=chars"],
-            "nothing is known of an answer but its reward",
+            "only the reward of an answer is known",
         ),
     ],
 )

@@ -112,7 +112,7 @@ def test_held_out_problems_are_never_trained_on(tmp_path):
         (
             '{"question": "q", "answer": 1, "id": 7}\n{"question": "p", "answer": 2, "id": "7"}',
             {"id": "id"},
-            "line 2: id '7' stands at",
+            "line 2: id '7' is already at",
         ),
         ("\n\n", {}, "holds no problems"),
     ],
@@ -152,7 +152,7 @@ def test_columns_that_are_not_named_are_found_and_named_ones_are_needed(tmp_path
     task, problems = load_given(DataConfig(path=str(path)))
     assert [(p.problem_id, p.level, p.info["domain"]) for p in problems] == [("a", "3", "sums"), ("b", "3", "sums")]
     assert (task.name, task.judge) == ("rows.jsonl", "math")
-    with pytest.raises(IbpoError, match="id 'k' stands at"):
+    with pytest.raises(IbpoError, match="id 'k' is already at"):
         load_given(DataConfig(path=str(path), id="key"))
     for key in ("id", "level", "domain", "tests", "setup", "entry_point"):
         with pytest.raises(IbpoError, match="line 1: no field 'kye'; the row's fields are id, problem"):
@@ -245,7 +245,7 @@ def test_a_recipe_of_three_lines_is_checked(tmp_path):
         ("table", "[constraint]\nanswered = true", "constraint: unknown table; did you mean constraints?"),
         ("llm", '[judge]\nmodel = "m"\n[data]\ntask = "gsm8k"\njudge = "llm"', "judge.base_url: is needed"),
         ("key", '[data]\ntask = "gsm8k"\njugde = "exact"', "data.jugde: unknown key; did you mean judge?"),
-        ("judge", '[data]\ntask = "gsm8k"\njudge = "maths"', "data.judge: 'maths' is none of math, exact, code, llm"),
+        ("judge", '[data]\ntask = "gsm8k"\njudge = "maths"', "data.judge: 'maths' is not one of math, exact, code"),
         ("list", '[data]\ntask = "gsm8k"\n[constraints]\nfree_of = "x"', "constraints.free_of: needs a list"),
         ("share", '[data]\ntask = "gsm8k"\n[constraints]\nscript_share = 2', "script_share: must be at most 1"),
     ]:  # fmt: skip
@@ -296,5 +296,5 @@ def test_every_constraint_by_its_word():
     with pytest.raises(IbpoError, match=r"constraints.free_of: safety: '\('"):
         build_judge("exact", JudgeConfig(), ConstraintsConfig(free_of=("(",)))
     other = [ResponseGroup(name="extended", prefix="<x>", extract_answer=str)]
-    with pytest.raises(IbpoError, match=r"constraints.format: response group 'extended' is no shipped format"):
+    with pytest.raises(IbpoError, match=r"constraints.format: response group 'extended' is not a shipped format"):
         build_judge("exact", JudgeConfig(), constraints, other)

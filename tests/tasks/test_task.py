@@ -227,12 +227,12 @@ def test_rows_that_lack_something(name, row, message, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gsm9k"], "gsm9k: is no task, recipe or file; did you mean gsm8k?"),
+        (["gsm9k"], "gsm9k: is not a task, recipe or file; did you mean gsm8k?"),
         (["gsm8k", "--set", "data.path=none.jsonl"], "none.jsonl: there is no such file"),
         (["gsm8k", "--set", f"data.path={Path(__file__)}"], "is neither .jsonl, .jsonl.gz nor .parquet"),
         (
             ["gsm8k", "--set", f"data.path={GSM8K}", "--set", "data.judge=maths"],
-            "data.judge=maths: 'maths' is none of math, exact, code, llm; did you mean math?",
+            "data.judge=maths: 'maths' is not one of math, exact, code, llm; did you mean math?",
         ),
         (
             ["gsm8k", "--set", f"data.path={GSM8K}", "--set", "data.judge=code"],

@@ -102,7 +102,7 @@ def test_state_goes_through_a_file(tmp_path):
     [
         ((["a"], ids_of(TEXTS), REWARDS), "give one of each"),
         ((PROMPTS, ids_of(TEXTS), [float("inf"), *REWARDS[1:]]), "a reward is infinite"),
-        ((PROMPTS, ids_of(TEXTS), ["right", *REWARDS[1:]]), "a reward is no number"),
+        ((PROMPTS, ids_of(TEXTS), ["right", *REWARDS[1:]]), "a reward is not a number"),
     ],
 )
 def test_what_cannot_be_weighed_is_said(given, fix):

@@ -168,7 +168,7 @@ def test_what_the_gate_measures():
     assert "imitate more votes" in failures["voting is 0.500 below voting over separate responses"]
     # Where noise would do, more problems are asked for rather than more training.
     [failure] = check(report, GateConfig(below_external=0.4, well_formed=0.8), "asv")
-    assert "do not tell it from noise: raise data.holdout" in failure.fix
+    assert "cannot separate it from noise: raise data.holdout" in failure.fix
 
 
 def test_a_group_that_is_not_chosen_and_votes_that_break_the_rule():

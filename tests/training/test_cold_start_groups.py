@@ -162,7 +162,7 @@ def test_a_column_that_is_not_there_and_a_body_that_is_nothing(tmp_path):
     with pytest.raises(IbpoError, match="no field 'stepps'"):
         config = read_cold_start_recipe(write_recipe(tmp_path / "r.toml", body="stepps"))
         read_problems(config.data, list(bodies_of(config).values()))
-    with pytest.raises(IbpoError, match="own:middle' is no column, own, own:shortest or own:longest"):
+    with pytest.raises(IbpoError, match="own:middle' is not a column, own, own:shortest or own:longest"):
         read_cold_start_recipe(write_recipe(tmp_path / "r.toml", body="own:middle"))
 
 

@@ -1,4 +1,4 @@
-"""The example of docs/reference/training.md runs as it stands."""
+"""The example of docs/how-to/train.md runs as it stands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ibpo.cli import app
 
-DOC = (Path(__file__).parents[2] / "docs" / "reference" / "training.md").read_text(encoding="utf-8")
+DOC = (Path(__file__).parents[2] / "docs" / "how-to" / "train.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -21,7 +21,7 @@ def test_the_example_runs_and_prints_what_it_says(tmp_path, monkeypatch):
     (block,) = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        exec(compile(block, "docs/reference/training.md", "exec"), {})
+        exec(compile(block, "docs/how-to/train.md", "exec"), {})
     assert out.getvalue().splitlines()[-1] == re.findall(r"print\(.*\)  # (.*)", block)[-1]
     done = CliRunner().invoke(app, ["replay", "run", "--budget", "extended=0.25", "--out", "answer.json"])
     assert done.exit_code == 0, done.output

@@ -107,7 +107,7 @@ CASES = {
     "unread": (2, 0, "no response of group extended that ended gives an answer, so it earns nothing whatever the "
                "policy knows: does not open with 'Answer:'"),
     "violating": (3, 0, "every response of group extended violates a constraint"),
-    "budget": (1, 20, "tokens: at most 2 tokens per prompt cannot be kept with the responses at hand; the nearest "
+    "budget": (1, 20, "tokens: at most 2 tokens per prompt cannot be kept with these responses; the nearest "
                "that can is 5: raise it to that"),
 }  # fmt: skip
 

@@ -90,7 +90,7 @@ def test_a_preset_says_all_that_it_relies_on():
 @pytest.mark.parametrize(("old", "new"), sorted(RENAMED.items()))
 def test_names_of_earlier_versions_are_refused_with_the_new_one(tmp_path, old, new):
     settings: dict[str, Any] = {"output_dir": str(tmp_path), old: 1}
-    with pytest.raises(IbpoError, match=f"{old} is called {new} now"):
+    with pytest.raises(IbpoError, match=f"{old} is now called {new}"):
         IBPOConfig(**settings)
 
 

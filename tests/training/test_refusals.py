@@ -70,11 +70,11 @@ from tests.checkpoints import make_checkpoint
         ({"budget": {"extended": [1]}}, "budget extended: needs a number or a text"),
         ({"budget": {"tokens": "50%"}}, r"budget tokens=50%: a percentage of what\?"),
         ({"budget": {"tokens": "0.5x"}}, "budget tokens=0.5x: what is spent is not known before"),
-        ({"budget": {}}, "no budget is budget=None"),
+        ({"budget": {}}, "for no budget write budget=None"),
         ({"budget": "extended=0.5"}, "needs entries like"),
         ({"budget": ["extended=0.5", "extended<=1/2"]}, "budget extended: is given twice"),
-        ({"budget": [0.5]}, "budget: 0.5 is no text"),
-        ({"budget": '{"extended": 0.5'}, "is no JSON: Expecting"),
+        ({"budget": [0.5]}, "budget: 0.5 is not text"),
+        ({"budget": '{"extended": 0.5'}, "is not JSON: Expecting"),
     ],
 )
 def test_what_would_break_the_identity_is_refused(tmp_path, options, said):

@@ -165,7 +165,7 @@ def test_logs_that_cannot_be_read(run, tmp_path):
         (tmp_path / name / "ledger" / "step-000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(IbpoError, match="holds 2 rollout logs; name one of"):
         find_rollout_log(tmp_path)
-    with pytest.raises(IbpoError, match=r"step-000000.parquet: is no Parquet file"):
+    with pytest.raises(IbpoError, match=r"step-000000.parquet: is not a Parquet file"):
         read_rollout_log(find_rollout_log(tmp_path / "a"))
 
 
@@ -197,7 +197,7 @@ def test_a_run_that_an_older_version_began_is_read_too(run, tmp_path):
 
 
 def test_a_group_that_was_not_sampled_takes_no_number_from_the_others(run, tmp_path):
-    """Free rollouts may lack a response group on a level, or everywhere: the random mix was NaN, which is no JSON."""
+    """Free rollouts may lack a response group on a level, or everywhere: the random mix was NaN, which is not JSON."""
     import pyarrow as pa
 
     for shard in sorted(find_rollout_log(run).glob("*.parquet")):

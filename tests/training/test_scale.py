@@ -1,4 +1,4 @@
-"""What docs/how-to/scale.md rests on, as far as it needs no hardware: schemas, refusals, openings, the memory table."""
+"""What the pages on scale rest on, as far as it needs no hardware: schemas, refusals, openings, the memory table."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_served_rollouts_are_opened_and_cut_like_those_of_transformers(make_trai
 
 def test_the_memory_table_is_the_formulas():
     script = runpy.run_path(str(ROOT / "benchmarks" / "memory.py"))
-    assert script["table"]() in (ROOT / "docs" / "how-to" / "scale.md").read_text()
+    assert script["table"]() in (ROOT / "docs" / "results" / "scale.md").read_text()
     small, _, large = script["MODELS"]
     whole, _, eight, _ = script["SETUPS"]
     for model in (small, large):

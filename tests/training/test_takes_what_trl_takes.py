@@ -117,7 +117,7 @@ def test_the_model_card_says_what_it_was_trained_by(make_trainer, tmp_path):
         "`thinking-cold-start-",
     ):
         assert word in text, word
-    assert card.data.base_model is None  # a folder of this machine is none of the hub's
+    assert card.data.base_model is None  # a folder of this machine is not one of the hub's
     trainer.model.config._name_or_path = "owner/model"
     trainer.create_model_card(dataset_name="owner/problems", tags="mine")
     data: Any = ModelCard.load(tmp_path / "run" / "README.md").data

@@ -281,7 +281,7 @@ def test_a_resume_from_another_folder_is_exact_too(make_trainer, tmp_path):
         assert torch.equal(a, b)
     assert again.lower_level.budget_offset == whole.lower_level.budget_offset and len(again.lower_level.history) == 4
     (elsewhere / "averaged.npz").unlink()
-    with pytest.raises(IbpoError, match=r"averaged.npz: cannot be read: this is no whole checkpoint"):
+    with pytest.raises(IbpoError, match=r"averaged.npz: cannot be read: this is not a whole checkpoint"):
         make_trainer("new", **options).train(resume_from_checkpoint=str(elsewhere))
     (elsewhere / "ibpo_state.npz").write_bytes(b"PK")
     with pytest.raises(IbpoError, match=r"ibpo_state.npz: cannot be read"):

@@ -60,7 +60,7 @@ def build_data_set(
     """Judge the solutions, build the responses, write them down; the data set is whole or absent.
 
     Returns:
-        The provenance, as it is written beside the data set: where it comes from, and how many solutions were cut off,
+        The provenance, as it is written next to the data set: where it comes from, and how many solutions were cut off,
         right, used; how many responses were built, and why others were not.
 
     Raises:

@@ -61,7 +61,7 @@ class GateReport:
     keeps_rule: float
     """Share of the votes that ended by themselves which keep form and stop rule."""
     mean_trials: float
-    """Of votes that keep the rule; 0 where none does."""
+    """Mean trials of votes that keep the rule; 0 where none does."""
     external_accuracy: float
     """Voting over separate standard responses by the same rule, at most as many attempts."""
     external_trials: float
@@ -179,7 +179,7 @@ def check(report: GateReport, gate: GateConfig, mixture: str) -> list[GateFailur
         report.below_external <= gate.below_external,
         f"voting is {report.below_external:.3f} below voting over separate responses, at most "
         f"{gate.below_external:.3f} may be missing",
-        f"{report.num_problems} problems do not tell it from noise: raise data.holdout"
+        f"{report.num_problems} problems cannot separate it from noise: raise data.holdout"
         if low <= gate.below_external
         else more_votes,
     )

@@ -23,7 +23,7 @@ class SampleConfig(Table):
     """Per problem; a vote without consensus needs eight."""
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=512, ge=1)
-    """Of a solution."""
+    """Most tokens of a solution."""
     force_opening: bool = False
     """Force the standard response group's prefix; else the instruction asks for it, and it is put in front."""
     answer: str = "boxed"
@@ -33,7 +33,7 @@ class SampleConfig(Table):
     rollouts: str = ""
     """A store of solutions to use or go on with, e.g. another run's `rollouts.jsonl`; "": the run's own."""
     base_url: str = ""
-    """Of the server, down to the version: `http://127.0.0.1:8000/v1`."""
+    """Address of the server, down to the version: `http://127.0.0.1:8000/v1`."""
     served_model: str = ""
     """The model's name at the server; "": as in `[model]`."""
     forcing: Literal["render", "prefill", "none"] = "render"
@@ -42,7 +42,7 @@ class SampleConfig(Table):
     """A file whose text is the key; "": none is sent."""
     num_concurrent: int = Field(default=16, ge=1)
     price_prompt: float = Field(default=0.0, ge=0)
-    """Of a million prompt tokens at the server, and of completion tokens below: the bill in the results."""
+    """Price of a million prompt tokens at the server; below, of completion tokens: for the bill in the results."""
     price_completion: float = Field(default=0.0, ge=0)
 
 
@@ -60,7 +60,7 @@ class ColdStartGroupConfig(ResponseGroupConfig):
     def _body(self) -> Self:
         kind, _, which = self.body.partition(":")
         if not self.body or (kind == OWN and which not in KEPT):
-            raise ValueError(f"body: {self.body!r} is no column, own, own:shortest or own:longest; write one of them")
+            raise ValueError(f"body: {self.body!r} is not a column, own, own:shortest or own:longest; write one")
         return self
 
 

@@ -77,7 +77,7 @@ class ColdStartJob:
 
 
 class ColdStart:
-    """The four stages, each of which leaves a file or folder that the next one reads."""
+    """The four stages, each of which writes a file or folder that the next one reads."""
 
     def __init__(self, job: ColdStartJob, console: Console) -> None:
         self.job, self.config, self.run, self.console = job, job.config, job.run, console
@@ -112,7 +112,8 @@ class ColdStart:
                 return found
             except (ValueError, RecursionError, TypeError, KeyError, AssertionError):
                 raise IbpoError(
-                    f"{self.run.provenance}: is damaged; remove it and {self.run.dataset.name}, and run the same again"
+                    f"{self.run.provenance}: is damaged; remove it and {self.run.dataset.name}, and run the "
+                    "same command again"
                 ) from None
         requests = solution_requests(self.job.problems, self.config)
         sample = self.config.sample
@@ -260,7 +261,7 @@ class ColdStart:
             return
         failed = f"{len(collected.failures)} of {num_requests} requests failed, the first: {collected.failures[0]}"
         if len(collected.failures) > MAX_FAILED * num_requests:
-            raise IbpoError(f"{failed}; run the command again to ask for them only")
+            raise IbpoError(f"{failed}; run the command again: it asks only for them")
         self._say(f"going on without: {failed}")
 
     def _check_options(self) -> None:
@@ -270,7 +271,7 @@ class ColdStart:
         known = set(SFTConfig.__dataclass_fields__) - mine
         for key in self.config.sft:
             if key in mine:
-                raise IbpoError(f"sft.{key}: is set by [train] or --out; say it there")
+                raise IbpoError(f"sft.{key}: is set by [train] or --out; set it there")
             if key not in known:
                 raise IbpoError(f"sft.{key}: unknown key of SFTConfig; {nearest(key, known)}")
         self._adapter()
@@ -433,7 +434,7 @@ FORCINGS: dict[str, Forcing] = {"render": "render", "prefill": "prefill", "none"
 
 
 def endpoint_sampler(config: ColdStartConfig, writer: PromptWriter, model_path: str) -> EndpointSampler:
-    """Of the server that the recipe names.
+    """A sampler of the server that the recipe names.
 
     Raises:
         IbpoError: where the key cannot be read.
