@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 1800
-"""Of a page."""
+"""For the commands of one page."""
 KEPT = (
     "PATH",
     "TERM",
@@ -38,7 +38,7 @@ KEPT = (
     "no_proxy",
     "OMP_NUM_THREADS",
 )
-"""Of the environment, beside pip's and uv's variables: where packages come from is the machine's affair."""
+"""What is kept of the environment, beside pip's and uv's variables: where packages come from is the machine's affair."""
 BLOCK = re.compile(r"^```(bash|text)( \w+)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 

@@ -115,7 +115,7 @@ def test_plot_draws_on_the_axes_that_it_is_given():
         assert own.get_xlabel() == "cost per problem" and own is not axes
         from matplotlib import pyplot
 
-        pyplot.close(own.figure)
+        pyplot.close("all")
     with pytest.raises(IbpoError, match="budget -1"):
         curve.plot(axes, budget=-1)
 
