@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+FROM_ROOT = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+"""File of the repository's root -> its page."""
 WITH_FORMULAS = ("explanation/method.md", "explanation/paper-index.md")
 """Elsewhere a dollar is money."""
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
@@ -53,8 +55,7 @@ ROOMS = {
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages that are made."""
     made = {
-        "changelog.md": at_root(ROOT / "CHANGELOG.md"),
-        "contributing.md": at_root(ROOT / "CONTRIBUTING.md"),
+        **{page: at_root(ROOT / name) for name, page in FROM_ROOT.items()},
         "reference/command-line.md": describe_commands(),
         "reference/api/index.md": describe_rooms(),
         **{f"reference/api/{room}.md": describe_room(room) for room in rooms()},
@@ -75,6 +76,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: An
             return match[0]
         path, _, fragment = link.partition("#")
         target = os.path.relpath(os.path.normpath(folder / path), ROOT)
+        if target in FROM_ROOT:
+            return f"[{text}]({os.path.relpath(DOCS / FROM_ROOT[target], folder)}{'#' * bool(fragment)}{fragment})"
         if target.startswith("docs/"):
             return match[0]
         return f"[{text}]({source}{target}{'#' * bool(fragment)}{fragment})" if source else text

@@ -107,7 +107,8 @@ def test_plot_draws_on_the_axes_that_it_is_given():
     axes = Figure().subplots()
     assert curve.plot(axes, budget=["1/3"], color="red", label="mine") is axes
     line, point = axes.lines
-    assert line.get_xdata().tolist() == curve.spent.tolist() and line.get_ydata().tolist() == curve.value.tolist()
+    drawn: list[list[float]] = [np.asarray(part, float).tolist() for part in line.get_data()]
+    assert drawn == [curve.spent.tolist(), curve.value.tolist()]
     assert (line.get_label(), line.get_color(), point.get_color()) == ("mine", "red", "red")
     assert point.get_ydata() == pytest.approx([1 / 3])
     with matplotlib.rc_context({"backend": "agg"}):
