@@ -55,11 +55,11 @@ dist: $(STAMP)
 	rm -rf dist
 	$(BIN)/uv build --wheel --out-dir dist
 	@size=$$(wc -c < dist/*.whl); echo "$$size bytes"; test $$size -le 3000000 || { echo "the wheel is above 3 MB"; exit 1; }
-	$(BIN)/python docs/run_commands.py --wheel dist/*.whl
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python docs/run_commands.py --wheel dist/*.whl
 
-# Every command of README.md and of the tutorials, in a fresh clone with a clean environment.
+# Every command of README.md and of the tutorials, in a fresh clone with a clean environment, at the tested versions.
 commands: $(STAMP)
-	$(BIN)/python docs/run_commands.py
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python docs/run_commands.py
 
 # The one command that pre-commit and CI run too.
 lint: $(STAMP)

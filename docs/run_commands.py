@@ -38,7 +38,7 @@ KEPT = (
     "no_proxy",
     "OMP_NUM_THREADS",
 )
-"""What is kept of the environment, beside pip's and uv's variables: where packages come from is the machine's affair."""
+"""What is kept of the environment, with pip's and uv's variables: a machine says where packages come from."""
 BLOCK = re.compile(r"^```(bash|text)( \w+)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 

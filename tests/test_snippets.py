@@ -1,7 +1,8 @@
 """Every snippet of the documentation runs, or is at least read by what it is for.
 
-Python: each page's blocks in one namespace and an empty folder, and they print what they say. Shell: every `ibpo` command
-has the options that it names (README's and the tutorials' commands run: `docs/run_commands.py`). TOML and JSON parse.
+Python: each page's blocks in one namespace and an empty folder, and they print what they say. Shell: every `ibpo`
+command has the options that it names (README's and the tutorials' commands run: `docs/run_commands.py`). TOML and JSON
+parse.
 """
 
 from __future__ import annotations
