@@ -43,6 +43,9 @@ test-newest-trl: $(STAMP)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(NEWEST)/bin/python -m pytest -m "not slow and not stress" \
 		tests/training/test_trl_contract.py tests/training/test_trainer.py tests/training/test_takes_what_trl_takes.py
 
+# Commands of README and the tutorials: at the tested versions, and one thread per process, as above.
+AS_TESTED := PIP_CONSTRAINT=$(CURDIR)/constraints.txt OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+
 # The site, in site/; any warning is an error. NO_MKDOCS_2_WARNING: an advertisement for the successor.
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -55,11 +58,11 @@ dist: $(STAMP)
 	rm -rf dist
 	$(BIN)/uv build --wheel --out-dir dist
 	@size=$$(wc -c < dist/*.whl); echo "$$size bytes"; test $$size -le 3000000 || { echo "the wheel is above 3 MB"; exit 1; }
-	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python docs/run_commands.py --wheel dist/*.whl
+	$(AS_TESTED) $(BIN)/python docs/run_commands.py --wheel dist/*.whl
 
-# Every command of README.md and of the tutorials, in a fresh clone with a clean environment, at the tested versions.
+# Every command of README.md and of the tutorials, in a fresh clone with a clean environment.
 commands: $(STAMP)
-	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python docs/run_commands.py
+	$(AS_TESTED) $(BIN)/python docs/run_commands.py
 
 # The one command that pre-commit and CI run too.
 lint: $(STAMP)

@@ -37,6 +37,7 @@ KEPT = (
     "https_proxy",
     "no_proxy",
     "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
 )
 """What is kept of the environment, with pip's and uv's variables: a machine says where packages come from."""
 BLOCK = re.compile(r"^```(bash|text)( \w+)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
