@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latex2mathml.converter import convert
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ ROOMS = {
 """Room -> one line; the order of the pages."""
 
 
+@event_priority(100)  # before the plugins that look at all files
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages that are made."""
     made = {
@@ -226,7 +228,7 @@ def describe_command(path: str, command: Any, level: int) -> str:
     usage = re.sub(r"\s+", " ", command.get_usage(context).removeprefix("Usage:")).strip()
     records = [record for x in [*arguments, *options] if (record := x.get_help_record(context))]
     rows = [f"| `{cell(what)}` | {cell(text)} |" for what, text in records]
-    table = "\n".join(["| | |", "|---|---|", *rows]) if rows else ""
+    table = "\n".join(["| option | what it does |", "|---|---|", *rows]) if rows else ""
     text = re.sub(r"\n(?!\n)[ ]*", "\n", (command.help or "").replace("\f", "")).strip()
     example = re.sub(r"^Example:\s*", "", command.epilog or "").strip()
     parts = [f"{'#' * level} {path}", text, f"```text\n{usage}\n```", table]
