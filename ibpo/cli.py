@@ -53,7 +53,7 @@ COMMANDS = {
     ),
     "replay": (
         "replay:replay_command",
-        "Say which response group each prompt would have got under another budget, and what that had been worth.",
+        "Say which response group each prompt would have got under another budget, and what it would have been worth.",
     ),
     "route": ("route:route_app", "A router for models that you cannot train: gains learned from a log of responses."),
     "groups": ("check:groups_app", "Response groups: how a response asks, looks and ends."),

@@ -36,6 +36,7 @@ PURPOSES = {
     "bench": "benchmarks/allocation.py in a checkout, which compares the solver with OR-Tools",
     "demo": "ibpo demo, and all that train, math and report are for",
     "dev": "working on ibpo itself: tests, lint, types",
+    "docs": "make docs in a checkout: the documentation as a site",
     "encoder": "ibpo route fit --embed FOLDER: a sentence encoder in this process",
     "endpoint": "ibpo eval --base-url, ibpo collect and the LLM judge: any OpenAI-compatible server",
     "envoy": "ibpo serve --ext-proc: the calls of Envoy's filter",

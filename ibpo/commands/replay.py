@@ -47,7 +47,7 @@ def replay_command(
         Path | None, typer.Option(metavar="FILE", help="JSON file for the whole answer. Default: it is printed only.")
     ] = None,
 ) -> None:
-    """Say which response group each prompt would have got under another budget, and what that had been worth."""
+    """Say which response group each prompt would have got under another budget, and what it would have been worth."""
     from ibpo.runs import write_text_atomic
 
     if min_gain is not None and not math.isfinite(min_gain):
