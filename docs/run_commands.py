@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,11 +59,11 @@ def read_commands(page: str) -> Iterator[Command]:
 
     [Command(text='echo 1\n', expected='1\n', about=True)]
     [Command(text='echo 1\\n', expected='1\\n', about=True)]
+    >>> list(read_commands("No block."))
+    []
     """
     blocks = [(kind, mark.strip(), text) for kind, mark, text in BLOCK.findall(page)]
-    for (kind, mark, text), (kind_after, mark_after, text_after) in zip(
-        blocks, [*blocks[1:], ("", "", "")], strict=True
-    ):
+    for (kind, mark, text), (kind_after, mark_after, text_after) in pairwise([*blocks, ("", "", "")]):
         if kind == "bash" and mark != "notest":
             said = text_after if kind_after == "text" else ""
             yield Command(text, said, mark_after == "about")
