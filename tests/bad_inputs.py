@@ -286,7 +286,7 @@ class Inputs:
     # ------------------------------------------------------------------------------------------ options
 
     def _options(self) -> Case:
-        draw, name = self.draw, self.draw.choice(sorted(COMMANDS))
+        draw, name = self.draw, self.draw.choice(sorted({*COMMANDS} - {"doctor"}))  # it reads nothing of a user's
         base = self.valid(name)
         how = draw.choice(["value"] * 4 + ["argument", "unknown option", "two"])
         command, path = _command(base)

@@ -39,7 +39,7 @@ def inputs(tmp_path_factory):
 def test_what_is_changed_is_valid_before(inputs, monkeypatch):
     monkeypatch.chdir(inputs.folder)
     with stopped():
-        taken = {name: run_command(*inputs.valid(name)) for name in COMMANDS}
+        taken = {name: run_command(*inputs.valid(name)) for name in COMMANDS if name != "doctor"}
         commands = inputs.written()
         for name in inputs.own:
             inputs.restore(name)

@@ -97,7 +97,7 @@ VOTING = Experiment(
     designed_in="The corpus's writer believes a fixed fifth of the facts about upper-case symbols wrongly; that is "
     "where the errors come from, and it is designed in. The facts are fixed, not noise, so greedy decoding is no short "
     "cut. Problems with `?` are hopeless by construction. Each [TRIAL] block closes with a tally of its answer, which "
-    "the paper's format does not have.",
+    "the paper's format has not.",
 )
 """One chain of thought, or sequential voting with up to eight attempts: the paper's own setting."""
 

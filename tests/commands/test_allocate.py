@@ -149,7 +149,9 @@ def test_streamed_equals_in_memory(kind, tmp_path, monkeypatch):
     assert answers[0][0] == answers[1][0]
 
 
-STREAMED = "of a streamed log nothing is held out; leave out --stream, on a sample of its problems if need be."
+STREAMED = (
+    "nothing is held out of a streamed log; leave out --stream, with a sample of its problems if it is too large."
+)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])

@@ -276,7 +276,7 @@ CHAT = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
         (
             "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHAT,
             ["--set", "data.system=Add."],
-            "the chat template refuses the prompt: System role not supported; leave out what it does not know (data.sy",
+            "the chat template refuses the prompt: System role not supported; leave out what it does not support (dat",
         ),
         (CHAT + "<think>", [], "inside an open thought ('<think>'), where '<think>' would open another"),
     ],

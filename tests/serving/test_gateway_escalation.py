@@ -243,7 +243,7 @@ def test_what_cannot_be_seen_here_is_refused_at_the_start(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     table = read_routed_log(path, columns=LogColumns())
     first = read_first_answers(path, table, num_answers=1, columns=["mood"])
-    with pytest.raises(IbpoError, match="needs the numbers mood beside each prompt"):
+    with pytest.raises(IbpoError, match="needs the numbers mood with each prompt"):
         FittedRouter(as_escalation(fit_router(first.table), first), "router.json")
 
 
