@@ -114,7 +114,16 @@ def made(files):
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", [*COMMANDS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *COMMANDS,
+        *(
+            pytest.param(x, marks=pytest.mark.stress if x in ("cold-start", "train") else pytest.mark.slow)
+            for x in SLOW
+        ),
+    ],
+)
 def test_a_full_disk_is_one_line_and_a_rerun_makes_the_whole(inputs, tmp_path, name):
     """A limit on the bytes of a file stands in for the disk; it strikes in files of each size, near their end."""
     arguments, said = {**COMMANDS, **SLOW}[name], tmp_path / "said"
