@@ -57,7 +57,7 @@ docs-serve: $(STAMP)
 dist: $(STAMP)
 	rm -rf dist
 	$(BIN)/uv build --wheel --out-dir dist
-	@size=$$(wc -c < dist/*.whl); echo "$$size bytes"; test $$size -le 3000000 || { echo "the wheel is above 3 MB"; exit 1; }
+	@size=$$(cat dist/*.whl | wc -c); echo "$$size bytes"; test $$size -le 3000000 || { echo "the wheel is above 3 MB"; exit 1; }
 	$(AS_TESTED) $(BIN)/python docs/run_commands.py --wheel dist/*.whl
 
 # Every command of README.md and of the tutorials, in a fresh clone with a clean environment.

@@ -34,7 +34,7 @@ def draw_rows(num_rows: int, seed: int) -> list[dict[str, str]]:
     rng = np.random.default_rng(seed)
     levels = rng.choice(list(digit_sums.MIX), num_rows, p=list(digit_sums.MIX.values()))
     problems = [digit_sums.draw(str(level), rng) for level in levels]
-    return [{"prompt": str(problem.prompt), "gold": problem.answer, "level": problem.level or ""} for problem in problems]
+    return [{"prompt": str(x.prompt), "gold": x.answer, "level": x.level or ""} for x in problems]
 
 
 standard = ResponseGroup(name="standard", prefix="<answer>", extract_answer=read_answer)  # the standard one comes first

@@ -21,10 +21,30 @@ MOST_ROWS = 12
 MOST_POINTS = 160
 """Most points of a curve: more would draw no other line."""
 
-_LIGHT = "--ibpo-ink:#1f2329;--ibpo-faint:#6b7178;--ibpo-line:#d4d7da;--ibpo-paper:#fefefd;--ibpo-accent:#0a62a6;--ibpo-other:#b0500c"  # fmt: skip # noqa: E501
-_DARK = "--ibpo-ink:#e4e6e8;--ibpo-faint:#a3a9af;--ibpo-line:#454b52;--ibpo-paper:#1b1e22;--ibpo-accent:#6cb6f5;--ibpo-other:#f0a060"  # fmt: skip # noqa: E501
-_SAY_LIGHT = ("html[data-theme=light]", "html[theme=light]", "[data-md-color-scheme=default]", "body[data-jp-theme-light=true]", "body.vscode-light")  # fmt: skip # noqa: E501
-_SAY_DARK = ("html[data-theme=dark]", "html[theme=dark]", "[data-md-color-scheme=slate]", "body[data-jp-theme-light=false]", "body.vscode-dark", "body.vscode-high-contrast:not(.vscode-high-contrast-light)")  # fmt: skip # noqa: E501
+_NAMES = ("ink", "faint", "line", "paper", "accent", "other")
+
+
+def _colours(*values: str) -> str:
+    return ";".join(f"--ibpo-{name}:#{value}" for name, value in zip(_NAMES, values, strict=True))
+
+
+_LIGHT = _colours("1f2329", "6b7178", "d4d7da", "fefefd", "0a62a6", "b0500c")
+_DARK = _colours("e4e6e8", "a3a9af", "454b52", "1b1e22", "6cb6f5", "f0a060")
+_SAY_LIGHT = (
+    "html[data-theme=light]",
+    "html[theme=light]",
+    "[data-md-color-scheme=default]",
+    "body[data-jp-theme-light=true]",
+    "body.vscode-light",
+)
+_SAY_DARK = (
+    "html[data-theme=dark]",
+    "html[theme=dark]",
+    "[data-md-color-scheme=slate]",
+    "body[data-jp-theme-light=false]",
+    "body.vscode-dark",
+    "body.vscode-high-contrast:not(.vscode-high-contrast-light)",
+)
 STYLE = (
     f".ibpo-result{{{_LIGHT};color:var(--ibpo-ink);background:var(--jp-layout-color0,var(--ibpo-paper));"
     "font:13px/1.45 system-ui,sans-serif;max-width:40rem;padding:.5rem .75rem;box-sizing:border-box}"

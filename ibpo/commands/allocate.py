@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ibpo.budget import cost_text
-from ibpo.commands.complete import keys
+from ibpo.commands.completion import keys
 from ibpo.commands.options import LOG_FIELDS, Columns, OnError, PricesFile, plain_console, read_pairs
 from ibpo.errors import IbpoError
 

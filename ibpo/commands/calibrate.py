@@ -12,7 +12,7 @@ import typer
 
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
-from ibpo.commands.complete import keys
+from ibpo.commands.completion import keys
 from ibpo.commands.options import plain_console, read_pairs
 from ibpo.config import TrainConfig
 from ibpo.errors import IbpoError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpo.commands.complete import tasks
+from ibpo.commands.completion import tasks
 from ibpo.commands.options import ResponseGroups, SetData, load_tokenizer, split_recipe
 from ibpo.commands.plain_help import PlainCommand, PlainGroup
 from ibpo.errors import IbpoError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpo.commands.complete import engine_keys, keys, words
+from ibpo.commands.completion import engine_keys, keys, words
 from ibpo.commands.options import (
     OnError,
     ResponseGroups,

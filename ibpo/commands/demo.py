@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ibpo.budget import check_budget, parse_budget
-from ibpo.commands.complete import words
+from ibpo.commands.completion import words
 from ibpo.commands.options import plain_console
 from ibpo.errors import IbpoError
 

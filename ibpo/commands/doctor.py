@@ -399,11 +399,11 @@ def _math_row(said: dict[str, Any] | None) -> Row:
     if "refused" in said:  # its text names the pip line
         return Row(status="broken", found=_short(said["refused"]), fix=_pip_line(said["refused"]), **common)
     if "error" in said or not said["right"]:
+        from ibpo.rewards import ANTLR
+
         text = _short(said.get("error", "it gives wrong verdicts on two known answers"))
-        return Row(
-            status="broken", found=text, fix="pip install --force-reinstall math-verify antlr4-python3-runtime==4.13.2",
-            **common,
-        )  # fmt: skip
+        fix = f"pip install --force-reinstall math-verify antlr4-python3-runtime=={ANTLR}"
+        return Row(status="broken", found=text, fix=fix, **common)
     shown = f"math-verify {versions['math-verify']}, antlr4 runtime {versions['antlr4-python3-runtime']}"
     return Row(status="ok", found=f"{shown}; judges two known answers right", **common)
 

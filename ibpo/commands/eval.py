@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ibpo.commands.complete import engine_keys, eval_tasks, words
+from ibpo.commands.completion import engine_keys, eval_tasks, words
 from ibpo.commands.options import ResponseGroups, SetData, check_temperature, plain_console, split_recipe
 from ibpo.errors import IbpoError
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ibpo.commands.complete import real_models
+from ibpo.commands.completion import real_models
 from ibpo.commands.plain_help import PlainCommand, PlainGroup
 from ibpo.config import nearest
 from ibpo.errors import IbpoError

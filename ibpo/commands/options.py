@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ibpo.commands.complete import data_keys, keys, recipe_keys, response_groups
+from ibpo.commands.completion import data_keys, keys, recipe_keys, response_groups
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -32,6 +32,16 @@ Columns = Annotated[
         autocompletion=keys("problem", "response_group", "reward", "cost"),
         help="Names columns that have other names: reward=correct,cost=tokens; repeat or join by commas. Fields: "
         "problem, response_group, reward, cost.",
+    ),
+]
+BudgetsOfTraffic = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="BUDGET",
+        autocompletion=keys("extended", "tokens"),
+        help="extended=30%: largest share, in percent of the requests; or tokens=2000: mean tokens per request; "
+        "repeat.",
     ),
 ]
 PricesFile = Annotated[

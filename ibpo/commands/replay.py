@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ibpo.budget import budget_table, parse_budget, parse_budget_entry, parse_budget_table
-from ibpo.commands.complete import keys
+from ibpo.commands.completion import keys
 from ibpo.commands.options import plain_console
 from ibpo.errors import IbpoError
 

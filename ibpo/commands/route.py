@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ibpo.budget import parse_budget
-from ibpo.commands.complete import keys
+from ibpo.commands.completion import keys
 from ibpo.commands.options import (
     LOG_FIELDS,
     Columns,

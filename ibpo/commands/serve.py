@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ibpo.commands.complete import keys, words
-from ibpo.commands.options import EmbedBy, load_tokenizer, open_router
+from ibpo.commands.completion import words
+from ibpo.commands.options import BudgetsOfTraffic, EmbedBy, load_tokenizer, open_router
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
@@ -27,15 +27,7 @@ def serve_command(
         str | None,
         typer.Option(metavar="URL", help="The server that answers, with the version: http://127.0.0.1:8000/v1"),
     ] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="BUDGET",
-            autocompletion=keys("extended", "tokens"),
-            help="extended=30%: largest share, in percent of the requests; or tokens=2000: mean tokens per request; "
-            "repeat.",
-        ),
-    ] = None,
+    budget: BudgetsOfTraffic = None,
     config: Annotated[
         Path | None,
         typer.Option(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpo.commands.complete import keys
+from ibpo.commands.completion import keys
 from ibpo.commands.options import (
     LOG_FIELDS,
+    BudgetsOfTraffic,
     Columns,
     EmbedBy,
     PartOfLog,
@@ -38,15 +39,7 @@ def simulate_command(
             "guessed, see --assume) and output_tokens; gain, tenant and slice where there are.",
         ),
     ],
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="BUDGET",
-            autocompletion=keys("extended", "tokens"),
-            help="extended=30%: largest share, in percent of the requests; or tokens=2000: mean tokens per request; "
-            "repeat.",
-        ),
-    ] = None,
+    budget: BudgetsOfTraffic = None,
     plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TOML with budgets, tenants and slices, instead of --budget.")
     ] = None,

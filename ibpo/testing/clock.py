@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from ibpo.errors import IbpoError
 
-START = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)  # noqa: UP017
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 class Clock:
@@ -40,7 +40,7 @@ class Clock:
 
     def now(self) -> datetime:
         """The time, in UTC."""
-        return datetime.fromtimestamp(self._time, timezone.utc)  # noqa: UP017
+        return datetime.fromtimestamp(self._time, UTC)
 
     def advance(self, seconds: float = 0.0, *, minutes: float = 0.0, hours: float = 0.0, days: float = 0.0) -> None:
         """Let time pass. What is due by then has happened when this returns: time-outs, retries, the end of a day.
@@ -87,4 +87,4 @@ def _read(when: datetime | str) -> datetime:
         found = datetime.fromisoformat(when) if isinstance(when, str) else when
     except ValueError:
         raise IbpoError(f"{when!r} is no time; write it as '2026-03-31 23:59'") from None
-    return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)  # noqa: UP017
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

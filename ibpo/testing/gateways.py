@@ -95,19 +95,17 @@ def gateway(
         (['extended', 'standard', 'standard'], 'extended')
     """
     try:
-        import aiohttp  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        import prometheus_client  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        from ibpo.serving.gateway import (
+            POLICY_TABLES,
+            RequestLog,
+            Service,
+            build_policy,
+            build_settings,
+            read_settings,
+            running,
+        )
     except ModuleNotFoundError as error:
         raise IbpoError(f"ibpo.testing.gateway needs the package {error.name}: pip install 'ibpo[serve]'") from None
-    from ibpo.serving.gateway import (
-        POLICY_TABLES,
-        RequestLog,
-        Service,
-        build_policy,
-        build_settings,
-        read_settings,
-        running,
-    )
 
     policy, clock = FakePolicy() if policy is None else policy, Clock() if clock is None else clock
     budgets = parse_budget_policies([budget] if isinstance(budget, str) else list(budget))

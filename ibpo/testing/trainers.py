@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ibpo.errors import IbpoError
@@ -161,9 +162,6 @@ def _row(problem: Problem) -> dict[str, Any]:
 
 
 def _check() -> None:
-    try:
-        import datasets  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        import torch  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        import trl  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ModuleNotFoundError as error:
-        raise IbpoError(f"ibpo.testing.trainer needs the package {error.name}: pip install 'ibpo[train]'") from None
+    for name in ("datasets", "torch", "trl"):
+        if find_spec(name) is None:
+            raise IbpoError(f"ibpo.testing.trainer needs the package {name}: pip install 'ibpo[train]'")

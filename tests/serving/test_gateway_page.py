@@ -74,7 +74,7 @@ def test_no_green_while_a_budget_is_over(world, browser):
         assert "\u2026 Too early to tell: extended, tokens." in headline(tab, "unknown")[0]
         bulk(world, url, [{}] * 20)
         assert "inside the allowed fluctuation of 400" in headline(tab, "within")[0]
-        # What a screen reader is told changes with the state, and not with every number.
+        # What a screen reader says changes with the state, and not with every number.
         told = tab.locator("#spoken").inner_text()
         assert told.startswith("No budget is beyond its bound")
         bulk(world, url, [{"x-ibpo-gain": "0"}] * 280)

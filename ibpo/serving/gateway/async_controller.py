@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from ibpo.errors import IbpoError
-from ibpo.serving.clock import Clock
 from ibpo.serving.controller import (
     PROHIBITIVE,
     QUOTA,
@@ -41,6 +40,18 @@ GONE_SECONDS = 60.0
 """A lease that has not moved for so long, as this process sees it, is that of a process that is gone."""
 PATIENCE_SECONDS = 1.0
 """Who has waited for longer behind a failure of the store shares it."""
+
+
+class Clock(Protocol):
+    """What the gateway counts days, months and ages by; Python's module `time` is one."""
+
+    def time(self) -> float:
+        """Seconds since 1970: which day and month it is."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some moment, never set back: how long ago something was."""
+        ...
 
 
 class Keeper(Protocol):

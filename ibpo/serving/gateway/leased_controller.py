@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ibpo.errors import IbpoError
-from ibpo.serving.clock import Clock
 from ibpo.serving.controller import (
     AccountStore,
     Candidate,
@@ -27,7 +26,7 @@ from ibpo.serving.controller import (
     exchange,
     widen,
 )
-from ibpo.serving.gateway.async_controller import AsyncController, Keeper
+from ibpo.serving.gateway.async_controller import AsyncController, Clock, Keeper
 from ibpo.serving.gateway.learning import Learner
 from ibpo.serving.gateway.quotas import Quotas
 

@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from ibpo.errors import IbpoError
-from ibpo.serving.clock import Clock
 from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.gateway.access import Access, governed_api, plain_path, too_large
+from ibpo.serving.gateway.async_controller import Clock
 from ibpo.serving.gateway.gains import GainPredictor
 from ibpo.serving.gateway.governor import Governor
 from ibpo.serving.gateway.learning import OUTCOMES, Learner, read_outcome

@@ -22,7 +22,7 @@ from typing import IO, Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ibpo.errors import IbpoError
-from ibpo.serving.clock import Clock
+from ibpo.serving.gateway.async_controller import Clock
 from ibpo.serving.gateway.savings import Savings
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
