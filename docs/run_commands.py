@@ -5,8 +5,8 @@
     python docs/run_commands.py --wheel FILE    # README.md's quick starts with this wheel, outside the clone
 
 Each ```bash block runs, the blocks of a page in one shell, and must succeed. A ```text block behind it says what it
-prints: these lines, in this order; `...` stands for any lines. In a block marked `about` the numbers may differ by a
-fifth, or by five. Blocks marked `notest` are left out. Prints the time that each block took.
+prints, in this order, however a terminal wraps it; `...` stands for anything. In a block marked `about` the numbers may
+differ by a fifth, or by five. Blocks marked `notest` are left out. Prints the time that each block took.
 """
 
 from __future__ import annotations
@@ -70,34 +70,28 @@ def read_commands(page: str) -> Iterator[Command]:
 
 
 def find_difference(printed: str, command: Command) -> str:
-    r"""What is missing, or "".
+    r"""The first part that is missing, or "".
 
     >>> find_difference("a\nb 10\nc\n", Command("", "...\nb 11\n...\n", about=True))
+    ''
+    >>> find_difference("a long\nline, 3 of 4\n", Command("", "a\n... line, 3 ...\n"))
     ''
     >>> find_difference("a\n", Command("", "b\n"))
     'b'
     """
-    lines = [line.rstrip() for line in printed.replace("\r", "\n").splitlines() if line.strip()]
-    place, may_skip = 0, False
-    for line in (line.rstrip() for line in command.expected.splitlines() if line.strip()):
-        if line == "...":
-            may_skip = True
-            continue
-        found = [n for n in range(place, len(lines)) if is_alike(lines[n], line, command.about)]
-        if not found or (found[0] != place and not may_skip):
-            return line
-        place, may_skip = found[0] + 1, False
-    return "" if may_skip or place == len(lines) or not command.expected else f"nothing after: {lines[place - 1]}"
-
-
-def is_alike(printed: str, expected: str, about: bool) -> bool:
-    """Whether two lines are the same, up to their numbers if those are only about right."""
-    if not about or NUMBER.sub("#", printed) != NUMBER.sub("#", expected):
-        return printed == expected
-    pairs = zip(
-        *([float(x.replace(",", "")) for x in NUMBER.findall(line)] for line in (printed, expected)), strict=True
-    )
-    return all(abs(a - b) <= max(5, abs(b) / 5) for a, b in pairs)
+    words, place = " ".join(printed.split()), 0
+    for part in (" ".join(part.split()) for part in command.expected.split("...")):
+        pieces = [re.escape(piece) for piece in NUMBER.split(part)]
+        wanted = [float(number.replace(",", "")) for number in NUMBER.findall(part)]
+        for match in re.compile(f"({NUMBER.pattern})".join(pieces)).finditer(words, place):
+            found = [float(number.replace(",", "")) for number in match.groups()]
+            pairs = zip(found, wanted, strict=True)
+            if all(abs(a - b) <= (max(5, abs(b) / 5) if command.about else 0) for a, b in pairs):
+                place = match.end()
+                break
+        else:
+            return part
+    return ""
 
 
 def run_page(path: Path, folder: Path, home: Path, wheel: Path | None = None) -> list[str]:
