@@ -1,6 +1,6 @@
 """A picture of the gateway's live page: a minute of real traffic from several tenants, and what Chromium shows.
 
-    python -m benchmarks.live_page --out docs/live.png
+    python -m benchmarks.live_page --out docs/images/live.png
     python -m benchmarks.live_page --out live.png --seconds 20 --width 360 --theme dark
 
 Everything is real but the model: an upstream on loopback that speaks OpenAI's protocol (`tests/openai_server.py`) and

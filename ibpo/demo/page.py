@@ -81,7 +81,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
     for plot, file in ((plot_frontier, "frontier.png"), (plot_share_by_level, "share_by_level.png")):
         plot(rows, run_dir / file, titles)
     data = PageData(
-        title="A language model that spends its inference budget where it pays",
+        title="A language model under an inference budget",
         answer="\n".join(filter(None, [*(lead["text"] for lead in leads.values()), _quick(settings)])),
         asked=_asked(settings),
         parts=[
