@@ -220,6 +220,30 @@ class RunConfig(Recipe):
         return self
 
 
+class Engine(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """`--engine`: how responses are made; none of it says what is asked, so a run goes on with another one."""
+
+    num_concurrent: int = Field(default=16, ge=1)
+    """Requests in flight at a time."""
+    max_retries: int = Field(default=5, ge=0)
+    """Most retries of a request, within a pass."""
+    max_passes: int = Field(default=3, ge=1)
+    """Over what failed."""
+    timeout_seconds: float = Field(default=600.0, gt=0)
+    """Time limit of a request, in seconds."""
+    tokenizer: str = ""
+    """A folder or hub id with the tokenizer of a served model, for `--force`; "": the model's, or the server's own."""
+    api_key_file: str = ""
+    """A file that holds the server's key, and nothing else."""
+    price_prompt: float = Field(default=0.0, ge=0)
+    """Price of a million prompt tokens; below, of completion tokens."""
+    price_completion: float = Field(default=0.0, ge=0)
+    batch_size: int = Field(default=64, ge=1)
+    """Batch size of a local model."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of a local model's weights; another one makes another run."""
+
+
 def nearest(key: str, known: Iterable[str]) -> str:
     """A hint that ends an error line.
 

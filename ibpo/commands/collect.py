@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ibpo.commands.collect_run import Plan, Run
-    from ibpo.commands.eval_setup import Engine
-    from ibpo.config import JudgeConfig
+    from ibpo.config import Engine, JudgeConfig
     from ibpo.evaluation import Answer, Limits, LogPart, Look, PromptLog, Question, Target, Verdict, Way
     from ibpo.prices import Price
     from ibpo.types import Problem

@@ -125,7 +125,7 @@ def real_models(incomplete: str) -> list[str]:
 
 def engine_keys(incomplete: str) -> list[str]:
     """The keys of `--engine`."""
-    from ibpo.commands.eval_setup import Engine
+    from ibpo.config import Engine
 
     return _keys(incomplete, Engine.model_fields)
 
