@@ -361,7 +361,6 @@ def _start(job: ProcessJob, bar: TaskID) -> tuple[ProcessJob, subprocess.Popen, 
         "OMP_WAIT_POLICY": "passive",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "",
     }

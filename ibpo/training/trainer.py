@@ -20,6 +20,7 @@ compared with TRL's at start (`ibpo.training.trl_methods`), and what they rely o
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,14 +165,17 @@ class IBPOTrainer(ExactResume):
         check_arguments(args, kwargs)
         given = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
         self.judges = [func for func in given if isinstance(func, JudgeReward)]
-        super().__init__(
-            model=model,
-            reward_funcs=[checked(func) for func in given],
-            args=args,
-            train_dataset=train_dataset,
-            rollout_func=self._roll_out,  # pyright: ignore[reportArgumentType]  # chats come too
-            **kwargs,
-        )
+        with warnings.catch_warnings():
+            # The experimental feature is our seam, not the caller's choice; check_trl_methods looks after it.
+            warnings.filterwarnings("ignore", "You are using 'rollout_func'")
+            super().__init__(
+                model=model,
+                reward_funcs=[checked(func) for func in given],
+                args=args,
+                train_dataset=train_dataset,
+                rollout_func=self._roll_out,  # pyright: ignore[reportArgumentType]  # chats come too
+                **kwargs,
+            )
         check_inputs(self)
         count_positions_by_mask(self.model)
         self.eos_token_ids = end_of_sequence_ids(self.model, self.processing_class)
