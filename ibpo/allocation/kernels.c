@@ -9,6 +9,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #ifdef _WIN32
 #define API __declspec(dllexport)
 #else
@@ -18,7 +22,7 @@
 #define CHUNK 2048
 
 /* ibpo/allocation/kernels.py asks. */
-API int64_t version(void) { return 7; }
+API int64_t version(void) { return 8; }
 
 typedef struct {
     const double *utility; /* [C] */
@@ -55,20 +59,88 @@ static int is_cheaper(const Block *b, int64_t row, int64_t other) {
     return b->tie && b->tie[other] < b->tie[row];
 }
 
-/* The largest of n >= 1 scores, and the first place where it is; returns how often it is there. No branch depends on the
-   scores. */
-static inline int64_t largest(const double *score, int64_t n, double *most, int64_t *where) {
-    double top = score[0];
-    int64_t ties = 0, at = 0;
-    for (int64_t i = 1; i < n; i++) top = score[i] > top ? score[i] : top;
-    for (int64_t i = n - 1; i >= 0; i--) {
-        const int hit = score[i] == top;
-        ties += hit;
-        at = hit ? i : at;
+enum { FEW = 16 }; /* rows of a problem that are looked at together, a bit for each */
+
+#ifdef __SSE2__
+/* All bits n times from place FEW - n on, then none. */
+static const int64_t INSIDE[2 * FEW] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+
+/* The largest of n scores in `pairs` pairs, and where it is. No branch depends on the scores. */
+static inline uint32_t where_largest(const double *score, int64_t n, int pairs, double *most) {
+    const __m128d none = _mm_set1_pd(-INFINITY);
+    __m128d s[FEW / 2], top = none;
+    uint32_t mask = 0;
+    for (int i = 0; i < pairs; i++) {
+        s[i] = _mm_loadu_pd(score + 2 * i);
+        if (n != 2 * pairs) {
+            const __m128d in = _mm_castsi128_pd(_mm_loadu_si128((const __m128i *)(INSIDE + FEW - n + 2 * i)));
+            s[i] = _mm_or_pd(_mm_and_pd(in, s[i]), _mm_andnot_pd(in, none));
+        }
+        top = _mm_max_pd(s[i], top);
     }
-    *most = top, *where = at;
-    return ties;
+    top = _mm_max_pd(top, _mm_shuffle_pd(top, top, 1));
+    for (int i = 0; i < pairs; i++) mask |= (uint32_t)_mm_movemask_pd(_mm_cmpeq_pd(s[i], top)) << 2 * i;
+    *most = _mm_cvtsd_f64(top);
+    return mask & ((1u << n) - 1);
 }
+
+/* Where the regret is `reach` at most; and where it is no more than a box of prices makes up for. */
+static inline uint32_t where_near(const double *score, int64_t n, int pairs, double most, double reach) {
+    const __m128d top = _mm_set1_pd(most), end = _mm_set1_pd(reach);
+    uint32_t mask = 0;
+    for (int i = 0; i < pairs; i++)
+        mask |= (uint32_t)_mm_movemask_pd(_mm_cmple_pd(_mm_sub_pd(top, _mm_loadu_pd(score + 2 * i)), end)) << 2 * i;
+    return mask & ((1u << n) - 1);
+}
+
+static inline uint32_t where_open(const Block *b, const double *half, const double *score, int64_t first, int64_t n,
+                                  int pairs, int64_t at, double most, double dust) {
+    const __m128d top = _mm_set1_pd(most), sign = _mm_set1_pd(-0.0);
+    const __m128d wider = _mm_set1_pd(1 + 1e-9), more = _mm_set1_pd(dust);
+    uint32_t mask = 0;
+    for (int i = 0; i < pairs; i++) {
+        __m128d apart = _mm_setzero_pd();
+        for (int64_t k = 0; k < b->num_costs; k++) {
+            const double *cost = b->cost + k * b->stride;
+            const __m128d away = _mm_sub_pd(_mm_loadu_pd(cost + first + 2 * i), _mm_set1_pd(cost[at]));
+            apart = _mm_add_pd(apart, _mm_mul_pd(_mm_set1_pd(half[k]), _mm_andnot_pd(sign, away)));
+        }
+        apart = _mm_add_pd(_mm_mul_pd(apart, wider), more);
+        mask |= (uint32_t)_mm_movemask_pd(_mm_cmple_pd(_mm_sub_pd(top, _mm_loadu_pd(score + 2 * i)), apart)) << 2 * i;
+    }
+    return mask & ((1u << n) - 1);
+}
+#else
+static inline uint32_t where_largest(const double *score, int64_t n, int pairs, double *most) {
+    double top = score[0];
+    uint32_t mask = 0;
+    (void)pairs;
+    for (int64_t i = 1; i < n; i++) top = score[i] > top ? score[i] : top;
+    for (int64_t i = 0; i < n; i++) mask |= (uint32_t)(score[i] == top) << i;
+    *most = top;
+    return mask;
+}
+
+static inline uint32_t where_near(const double *score, int64_t n, int pairs, double most, double reach) {
+    uint32_t mask = 0;
+    (void)pairs;
+    for (int64_t i = 0; i < n; i++) mask |= (uint32_t)(most - score[i] <= reach) << i;
+    return mask;
+}
+
+static inline uint32_t where_open(const Block *b, const double *half, const double *score, int64_t first, int64_t n,
+                                  int pairs, int64_t at, double most, double dust) {
+    uint32_t mask = 0;
+    (void)pairs;
+    for (int64_t i = 0; i < n; i++) {
+        double apart = 0.0;
+        for (int64_t k = 0; k < b->num_costs; k++)
+            apart += half[k] * fabs(b->cost[k * b->stride + first + i] - b->cost[k * b->stride + at]);
+        mask |= (uint32_t)(most - score[i] <= apart * (1 + 1e-9) + dust) << i;
+    }
+    return mask;
+}
+#endif
 
 /* best[p]: the row of the largest score, of equal ones the cheapest; top[p]: that score. Then, if `near` is given, more
    rows, and their regrets, top - score; returns how many. Without `half`: the others of a regret of `reach` at most.
@@ -76,7 +148,7 @@ static inline int64_t largest(const double *score, int64_t n, double *most, int6
    moves against the best one's by at most sum_k half_k |cost_k - cost_k,best|. */
 API int64_t best_rows(const Block *b, int64_t *best, double *top, double reach, const double *half, int64_t *near,
                       double *regret) {
-    double buffer[CHUNK];
+    double buffer[CHUNK + FEW] = {0};
     int64_t begin = 0, end = 0, found = 0;
     for (int64_t p = 0; p < b->num_problems; p++) {
         const int64_t first = first_row(b, p), last = end_row(b, p), n = last - first;
@@ -92,28 +164,44 @@ API int64_t best_rows(const Block *b, int64_t *best, double *top, double reach, 
         }
         const int whole = end - begin <= CHUNK; /* a problem of more rows than a chunk is walked row by row */
         const double *score = buffer + (first - begin);
-        int64_t at, ties;
+        const int few = whole && n <= FEW && (n == 8 || first + FEW <= b->num_rows);
+        int64_t at = first;
         double most, one;
-        if (whole) {
-            ties = n == 8 ? largest(score, 8, &most, &at) : n == 4 ? largest(score, 4, &most, &at)
-                                                                   : largest(score, n, &most, &at);
-            at += first;
-            if (ties > 1)
-                for (int64_t r = at + 1; r < last; r++)
-                    if (score[r - first] == most && is_cheaper(b, at, r)) at = r;
+        if (few) {
+            uint32_t ties = n == 8 ? where_largest(score, 8, 4, &most) : where_largest(score, n, FEW / 2, &most);
+            ties |= ties == 0; /* where scores are no numbers */
+            at += __builtin_ctz(ties);
+            for (ties &= ties - 1; ties; ties &= ties - 1)
+                if (is_cheaper(b, at, first + __builtin_ctz(ties))) at = first + __builtin_ctz(ties);
         } else {
-            scores(b, first, 1, &most);
-            at = first;
+            if (whole) most = score[0];
+            else scores(b, first, 1, &most);
             for (int64_t r = first + 1; r < last; r++) {
-                scores(b, r, 1, &one);
+                if (whole) one = score[r - first];
+                else scores(b, r, 1, &one);
                 if (one > most || (one == most && is_cheaper(b, at, r))) at = r, most = one;
             }
         }
         best[p] = at;
         top[p] = most;
         if (!near) continue;
-        const int64_t before = found;
         const double dust = 1e-12 * (1.0 + fabs(most));
+        if (few) {
+            uint32_t inside;
+            if (half) {
+                inside = n == 8 ? where_open(b, half, score, first, 8, 4, at, most, dust)
+                                : where_open(b, half, score, first, n, FEW / 2, at, most, dust);
+                if (!(inside & (inside - 1))) continue;
+            } else
+                inside = (n == 8 ? where_near(score, 8, 4, most, reach) : where_near(score, n, FEW / 2, most, reach)) &
+                         ~(1u << (at - first));
+            for (; inside; inside &= inside - 1) {
+                const int64_t i = __builtin_ctz(inside);
+                near[found] = first + i, regret[found] = most - score[i], found++;
+            }
+            continue;
+        }
+        const int64_t before = found;
         for (int64_t r = first; r < last; r++) {
             if (whole) one = score[r - first];
             else scores(b, r, 1, &one);
