@@ -29,7 +29,12 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 FROM_ROOT = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 """File of the repository's root -> its page."""
-WITH_FORMULAS = ("explanation/method.md", "explanation/paper-index.md")
+WITH_FORMULAS = (
+    "explanation/evaluation.md",
+    "explanation/method.md",
+    "explanation/paper-index.md",
+    "how-to/calibrate.md",
+)
 """Elsewhere a dollar is money."""
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
@@ -99,8 +104,13 @@ def draw_formulas(markdown: str) -> str:
         return f"\n{convert(block[1], display='block')}\n" if block else markdown
     markdown = re.sub(r"\$\$(.+?)\$\$", lambda x: convert(x[1], display="block"), markdown, flags=re.DOTALL)
     parts = re.split(r"(`[^`]*`)", markdown)
-    parts[::2] = [re.sub(r"\$([^$]+?)\$", lambda x: convert(x[1].replace("\n", " ")), part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"\$([^$]+?)\$", lambda x: draw_inline(x[1]), part) for part in parts[::2]]
     return "".join(parts)
+
+
+def draw_inline(tex: str) -> str:
+    """MathML in a span: Markdown takes a line that begins with `<math>` for a block, and ends the paragraph there."""
+    return f"<span>{convert(' '.join(tex.split()))}</span>"
 
 
 def at_root(path: Path) -> str:

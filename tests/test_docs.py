@@ -49,7 +49,18 @@ def anchors(markdown):
 
 def test_names_of_the_package_exist():
     pytest.importorskip("trl")
-    assert [(file, name) for file, name in named(r"\bibpo(?:\.\w+)+") if not exists(name)] == []
+    assert [(file, name) for file, name in named(r"\b(?:ibpo|experiments)(?:\.(?!py\b)\w+)+") if not exists(name)] == []
+
+
+def test_every_row_of_the_paper_index_has_a_name_and_a_test():
+    page = DOCS[ROOT / "docs" / "explanation" / "paper-index.md"]
+    statements, tests = page.split("\n## Tests\n")
+    with_name, with_test = (
+        [int(number) for number in re.findall(rf"^\| (\d+) \|.*`{begins}", part, re.MULTILINE)]
+        for begins, part in ((r"(?:ibpo|experiments)\.", statements), ("tests/", tests))
+    )
+    assert with_name == with_test == list(range(1, len(re.findall(r"^\| \d+ \|", statements, re.MULTILINE)) + 1))
+    assert len(with_test) > 30
 
 
 @pytest.mark.parametrize(
@@ -87,6 +98,24 @@ def test_relative_links_resolve(path):
         target = path.parent / file if file else path
         assert target.exists(), link
         assert not fragment or fragment in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_formulas_are_on_the_pages_where_the_site_draws_them():
+    pytest.importorskip("latex2mathml")
+    with_formulas, drawn = set(), importlib.import_module("docs.site_hooks").WITH_FORMULAS
+    for path, text in DOCS.items():
+        prose = re.sub(r"(?ms)^ *```(?!math).*?^ *```|`[^`\n]*`", "", text)
+        if "```math" in prose or re.search(r"\$[^$]*[\\_^][^$]*\$", prose):
+            with_formulas.add(path.relative_to(ROOT / "docs").as_posix())
+    assert with_formulas == set(drawn)
+
+
+def test_a_formula_at_the_beginning_of_a_line_stays_in_its_sentence():
+    pytest.importorskip("latex2mathml")
+    markdown, hooks = importlib.import_module("markdown"), importlib.import_module("docs.site_hooks")
+    page = markdown.markdown(hooks.draw_formulas("The price\n$\\lambda$ and the share\n$q$ of `$x$`.\n"))
+    assert page.count("<p>") == 1 and page.startswith("<p>") and page.endswith("</p>")
+    assert page.count("<math") == 2 and "<code>$x$</code>" in page
 
 
 def test_every_task_is_listed():
