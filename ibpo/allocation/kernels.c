@@ -22,7 +22,7 @@
 #define CHUNK 2048
 
 /* ibpo/allocation/kernels.py asks. */
-API int64_t version(void) { return 8; }
+API int64_t version(void) { return 7; }
 
 typedef struct {
     const double *utility; /* [C] */
@@ -148,7 +148,7 @@ static inline uint32_t where_open(const Block *b, const double *half, const doub
    moves against the best one's by at most sum_k half_k |cost_k - cost_k,best|. */
 API int64_t best_rows(const Block *b, int64_t *best, double *top, double reach, const double *half, int64_t *near,
                       double *regret) {
-    double buffer[CHUNK + FEW] = {0};
+    double buffer[CHUNK + FEW]; /* the last problem of a chunk is looked at with what stands behind it, unused */
     int64_t begin = 0, end = 0, found = 0;
     for (int64_t p = 0; p < b->num_problems; p++) {
         const int64_t first = first_row(b, p), last = end_row(b, p), n = last - first;
@@ -160,7 +160,10 @@ API int64_t best_rows(const Block *b, int64_t *best, double *top, double reach, 
                 end = begin + (more > 1 ? more : 1) * b->width;
             } else
                 for (int64_t q = p + 1; q < b->num_problems && end_row(b, q) - begin <= CHUNK; q++) end = end_row(b, q);
-            if (end - begin <= CHUNK) scores(b, begin, end - begin, buffer);
+            if (end - begin <= CHUNK) {
+                scores(b, begin, end - begin, buffer);
+                memset(buffer + (end - begin), 0, FEW * sizeof(double));
+            }
         }
         const int whole = end - begin <= CHUNK; /* a problem of more rows than a chunk is walked row by row */
         const double *score = buffer + (first - begin);

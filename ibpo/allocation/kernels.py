@@ -11,7 +11,7 @@ Int = ctypes.c_int64
 Float = ctypes.c_double
 
 
-VERSION = 8
+VERSION = 7
 """Raised whenever kernels.c changes what it takes or gives."""
 
 

@@ -24,16 +24,17 @@ hatch_build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(hatch_build)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def library(tmp_path_factory):
+@pytest.fixture(scope="module", autouse=True, params=[[], ["-U__SSE2__"]], ids=["here", "portable"])
+def library(request, tmp_path_factory):
     """The kernels of this source, whatever is installed: skipped where there is no compiler."""
     root = tmp_path_factory.mktemp("kernels")
     (root / hatch_build.SOURCE).parent.mkdir(parents=True)
     shutil.copy(Path(kernels.__file__).with_name("kernels.c"), root / hatch_build.SOURCE)
-    built = hatch_build.compile_kernels(root)
-    if built is None:
-        pytest.skip("no C compiler on this machine")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hatch_build, "FLAGS", [*hatch_build.FLAGS, *request.param])
+        built = hatch_build.compile_kernels(root)
+        if built is None:
+            pytest.skip("no C compiler on this machine")
         patch.setattr(kernels, "LIBRARY", kernels.opened(built))
         assert kernels.LIBRARY is not None
         yield
@@ -75,7 +76,7 @@ def test_same_bits_with_and_without_kernels(form, narrow, monkeypatch):
         assert in_c == in_numpy
 
 
-@pytest.mark.parametrize("width", [None, 1, 4, 8, 13, 3000])
+@pytest.mark.parametrize("width", [None, 1, 4, 8, 13, 16, 17, 3000])
 def test_passes_are_the_same_to_the_last_bit(width, monkeypatch):
     rng = np.random.default_rng(0)
     for num_costs in (1, 2, 3):
