@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from experiments.recipes import BUDGETS, read_tuning, training_of
 from experiments.table import hold_against, tabulate
@@ -32,6 +31,7 @@ from ibpo.evaluation import (
     write_page,
 )
 from ibpo.runs import noted_calls, write_text_atomic
+from ibpo.terminal import print_table
 
 if TYPE_CHECKING:  # it runs as __main__
     from experiments.baselines import BaselineSettings
@@ -109,7 +109,7 @@ def write_outcome(run_dir: Path, settings: BaselineSettings, console: Console, s
     )
     write_page(run_dir, data, "baselines")
     console.print(answer, markup=False, highlight=False, soft_wrap=True)
-    console.print(terminal_table(rows))
+    print_methods(console, rows)
     console.print(f"[bold]{(run_dir / 'baselines.html').resolve()}[/bold]", soft_wrap=True)
 
 
@@ -169,33 +169,34 @@ def _what_ran(
     return [*facts, ("Time of this call", f"{seconds / 60:.1f} min (without what an earlier call had finished)")]
 
 
-def terminal_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def print_methods(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Short enough for a screen; every curve whole is in the Markdown and on the page."""
-    table = Table(title="Unseen problems, most expensive last (every curve whole on the page)", title_justify="left")
-    merged = mean_over_seeds(rows)
-    several = len({row["experiment"] for row in merged}) > 1
-    if several:
-        table.add_column("experiment")
-    table.add_column("method", overflow="fold")
-    for name in ("budget", "accuracy", "extended", "cost", "above mix", "sampled"):
-        table.add_column(name, justify="right", no_wrap=True)
     hidden = re.compile(r"forced|maj@[^4]|consensus|posterior 0\.(?!95)")
-    for row in sorted(merged, key=lambda row: (row["experiment"], row["relative_cost"])):
-        if hidden.search(row["method"]):
-            continue
-        above = row["above_random_mix"]
-        table.add_row(
-            *([row["experiment"]] if several else []),
-            row["method"],
-            "" if row["budget"] is None else f"{row['budget']:.0%}",
-            f"{row['accuracy']:.1%} ± {100 * row['stderr']:.1f}",
-            f"{row['extended_share']:.1%}",
-            f"{row['relative_cost']:.2f}×",
-            "–" if above is None else f"{round(100 * above['value'], 1) + 0.0:+.1f}",
-            number(row["num_training_responses"]),
-            style="bold" if row["method"] == "IBPO calibrated" else None,
+    merged = [row for row in mean_over_seeds(rows) if not hidden.search(row["method"])]
+    for name in sorted({row["experiment"] for row in merged}):
+        cells: list[list[str]] = []
+        for row in sorted(merged, key=lambda row: row["relative_cost"]):
+            if row["experiment"] != name:
+                continue
+            above = row["above_random_mix"]
+            cells.append(
+                [
+                    row["method"],
+                    "" if row["budget"] is None else f"{row['budget']:.0%}",
+                    f"{row['accuracy']:.1%} ± {100 * row['stderr']:.1f}",
+                    f"{row['extended_share']:.1%}",
+                    f"{row['relative_cost']:.2f}×",
+                    "–" if above is None else f"{round(100 * above['value'], 1) + 0.0:+.1f}",
+                    number(row["num_training_responses"]),
+                ]
+            )
+        print_table(
+            console,
+            ["method", "budget", "accuracy", "extended", "cost", "above mix", "sampled"],
+            cells,
+            title=f"{name}: unseen problems, most expensive last (every curve whole on the page)",
+            bold=[row for row in cells if row[0] == "IBPO calibrated"],
         )
-    return table
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:

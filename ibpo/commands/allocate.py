@@ -13,8 +13,9 @@ import typer
 
 from ibpo.budget import cost_text
 from ibpo.commands.completion import keys
-from ibpo.commands.options import LOG_FIELDS, Columns, OnError, PricesFile, plain_console, read_pairs
+from ibpo.commands.options import LOG_FIELDS, Columns, OnError, PricesFile, read_pairs
 from ibpo.errors import IbpoError
+from ibpo.terminal import PIPED, plain_console, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,7 +121,7 @@ def allocate_command(
     for part in found.parts:  # complain before any solving
         for question in asked:
             question.limits_on(part)
-    console = plain_console(width=160 if wide else 100)
+    console = plain_console(width=160 if wide else PIPED)
     all_answers: list[tuple[LogPart, list[Answer]]] = []
     for part in found.parts:
         answers = answer_questions(
@@ -169,9 +170,8 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
     below = [
         [*_row(part, answer), *(_more(part, answer, most_expensive, by_cost) if wide else [])] for answer in answers
     ]
-    _print_table(
-        console, f"{title}: {len(part.problems):,} problems, {num_rows:,} responses", heads, above, below
-    )  # fmt: skip
+    title = f"{title}: {len(part.problems):,} problems, {num_rows:,} responses"
+    print_table(console, heads, [*above, None, *below], title=title)
     held_out = any(answer.held_out for answer in answers)
     caption = (
         f"spent ({unit} per problem) and {reward} ± standard error: on responses that did not decide. mixture: the "
@@ -187,38 +187,6 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
             console.print(f"{answer.question.label}: {answer.why}", markup=False, soft_wrap=True)
     if part.shown is not None:
         _print_shown(console, part, answers, by_cost)
-
-
-def _print_table(
-    console: Console, title: str, heads: list[str], above: list[list[str]], below: list[list[str]] | None = None
-) -> None:
-    """A table with a line between its two parts; one that is too wide goes on below itself, no number cut."""
-    from rich import box
-    from rich.table import Table
-
-    rows = [row + [""] * (len(heads) - len(row)) for row in [*above, *(below or [])]]
-    width = [max(len(head), *(len(row[i]) for row in rows)) for i, head in enumerate(heads)]
-    width[0] = min(width[0], max(20, console.width // 3))
-    blocks: list[list[int]] = [[]]
-    room = free = console.width - width[0] - 2
-    for i in range(1, len(heads)):
-        if blocks[-1] and width[i] + 2 > free:
-            blocks.append([])
-            free = room
-        blocks[-1].append(i)
-        free -= width[i] + 2
-    console.print(title, markup=False, highlight=False)
-    for block in blocks:
-        table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-        table.add_column(heads[0], width=width[0], overflow="fold")
-        for i in block:
-            # Aligned here: Rich aligns no cell that may not be cut.
-            table.add_column(heads[i].rjust(width[i]), no_wrap=True, overflow="ignore")
-        for place, row in enumerate(rows):
-            table.add_row(
-                row[0], *(row[i].rjust(width[i]) for i in block), end_section=place == len(above) - 1 and bool(below)
-            )
-        console.print(table)
 
 
 def _row(part: LogPart, answer: Answer) -> list[str]:
@@ -283,7 +251,7 @@ def _print_shown(console: Console, part: LogPart, answers: list[Answer], by_cost
                 shares = (f"{np.mean(answer.pick[here] == g):.2f}" for g in by_cost)
                 rows.append([value, f"{int(here.sum()):,}", *shares])
         title = f"who gets what under {answer.question.label}, by {column}"
-        _print_table(console, title, [column, "problems", *(part.groups[g] for g in by_cost)], rows)
+        print_table(console, [column, "problems", *(part.groups[g] for g in by_cost)], rows, title=title)
 
 
 def _say(text: str) -> None:

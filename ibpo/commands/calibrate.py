@@ -13,9 +13,10 @@ import typer
 from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
 from ibpo.commands.completion import keys
-from ibpo.commands.options import plain_console, read_pairs
+from ibpo.commands.options import read_pairs
 from ibpo.config import TrainConfig
 from ibpo.errors import IbpoError
+from ibpo.terminal import plain_console, print_table
 
 if TYPE_CHECKING:
     from ibpo.types import ResponseGroup
@@ -88,8 +89,6 @@ def calibrate_command(
             prompts, out, model, read_pairs(columns or (), ("score", "prompt"), "--columns"), floor, budget or []
         )
         return
-    from rich.table import Table
-
     from ibpo.runs import check_out, digest_file
     from ibpo.serving import Calibration, check_scores, save_calibration
     from ibpo.tasks import prompt_rows
@@ -118,11 +117,12 @@ def calibrate_command(
     are_gains = model is None and column != PROBABILITY
     calibration = Calibration.from_scores(scores, source, floor, are_gains=are_gains)
     save_calibration(calibration, out)
-    table = Table("budget share", "threshold", "standard error of the share on unseen prompts")
+    thresholds: list[list[str]] = []
     for wanted in shares:
         error = calibration.standard_error(wanted)
-        table.add_row(f"{wanted:.4g}", f"{calibration.threshold(wanted).value:.6g}", f"{error:.2g}")
-    plain_console().print(table)
+        thresholds.append([f"{wanted:.4g}", f"{calibration.threshold(wanted).value:.6g}", f"{error:.2g}"])
+    heads = ["budget share", "threshold", "standard error of the share on unseen prompts"]
+    print_table(plain_console(), heads, thresholds)
     typer.echo(f"{len(scores)} prompts -> {out}")
 
 

@@ -11,14 +11,13 @@ import typer
 from ibpo.commands.options import (
     Overrides,
     RunFolder,
-    plain_console,
-    print_results,
     quiet_libraries,
     run_command,
 )
 from ibpo.config import TrainConfig
 from ibpo.errors import IbpoError
 from ibpo.markdown import markdown_code, markdown_table, markdown_text
+from ibpo.terminal import plain_console, print_table
 
 if TYPE_CHECKING:
     from ibpo.runs import RunDir
@@ -226,8 +225,9 @@ def _title(results: dict[str, Any]) -> str:
 
 
 def _show(results: dict[str, Any], run: RunDir) -> None:
-    print_results(_title(results), HEAD, _rows(results), NOTE)
     console = plain_console()
+    print_table(console, HEAD, _rows(results), title=_title(results))
+    console.print(NOTE, highlight=False)
     for line in _lines(results, run):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"report: {run.report}", highlight=False, soft_wrap=True)

@@ -20,11 +20,11 @@ from ibpo.commands.options import (
     ResponseGroups,
     SetData,
     check_temperature,
-    plain_console,
     read_pairs,
     split_recipe,
 )
 from ibpo.errors import IbpoError
+from ibpo.terminal import plain_console, print_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -658,15 +658,8 @@ def _finite(value: Any) -> Any:
 
 def _print_groups(part: LogPart, run: Run) -> None:
     """What each response group costs and earns."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for head in ("response group", "answers", part.columns["reward"], part.columns["cost"], "money per 1,000"):
-        left = head == "response group"
-        if head != "money per 1,000" or run.spending.prices is not None:
-            table.add_column(head, justify="left" if left else "right", overflow="fold")
-    money = _money_by_group(run)
+    money, priced = _money_by_group(run), run.spending.prices is not None
+    rows: list[list[str]] = []
     for g in part.cost.mean(0).argsort(kind="stable").tolist():
         name = part.groups[g]
         row = [
@@ -675,8 +668,9 @@ def _print_groups(part: LogPart, run: Run) -> None:
             f"{part.reward[:, g].mean():.3f}",
             f"{part.cost[:, g].mean():,.0f}",
         ]
-        table.add_row(*row, *([f"{1000 * money[name]:.4g}" if name in money else ""] if run.spending.prices else []))
-    plain_console(width=100).print(table)
+        rows.append([*row, *([f"{1000 * money[name]:.4g}" if name in money else ""] if priced else [])])
+    heads = ["response group", "answers", part.columns["reward"], part.columns["cost"]]
+    print_table(plain_console(), [*heads, *(["money per 1,000"] if priced else [])], rows)
 
 
 def _money_by_group(run: Run) -> dict[str, float]:

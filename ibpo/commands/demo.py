@@ -10,8 +10,8 @@ import typer
 
 from ibpo.budget import check_budget, parse_budget
 from ibpo.commands.completion import words
-from ibpo.commands.options import plain_console
 from ibpo.errors import IbpoError
+from ibpo.terminal import plain_console
 
 EXTENDED = "extended"
 BUDGETS = (0.25, 0.5, 0.75)

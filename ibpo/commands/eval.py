@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from ibpo.commands.completion import engine_keys, eval_tasks, words
-from ibpo.commands.options import ResponseGroups, SetData, check_temperature, plain_console, split_recipe
+from ibpo.commands.options import ResponseGroups, SetData, check_temperature, split_recipe
 from ibpo.errors import IbpoError
+from ibpo.terminal import plain_console, print_table
 
 
 def eval_command(
@@ -277,32 +278,28 @@ def _share(rows: list[dict[str, Any]], configuration: str, column: str, value: s
 
 
 def _show(rows: list[dict[str, Any]], out: Path) -> None:
-    from rich.table import Table
-
     from ibpo.evaluation import Responses, describe
 
     responses = Responses.of_table(rows)
-    table = Table(title=f"{len(set(responses.problem))} problems", title_justify="left")
-    table.add_column("configuration")
     broken = {"cut": "thought cut", "unanswered": "no answer"}
     seen = [what for what in broken if any(row["thought"] == what for row in rows)]
     # All response groups except the first, the standard one.
     groups = list(dict.fromkeys(row["response_group"] for row in rows if row["response_group"]))[1:]
     shares = [f"{group} share" for group in groups]
-    for head in ("pass@1", "mean tokens", *shares, "truncated", *(broken[what] for what in seen)):
-        table.add_column(head, justify="right")
+    heads = ["configuration", "pass@1", "mean tokens", *shares, "truncated", *(broken[what] for what in seen)]
+    rows_shown: list[list[str]] = []
     for name in responses.configurations:
         numbers = describe(responses.of(name))["overall"]["all"]
         accuracy, tokens = numbers["pass@1"], numbers.get("mean_tokens")
         cut = numbers["truncated"]
-        table.add_row(
-            name,
+        cells = [
             f"{accuracy.value:.1%}"  # of one problem there is no interval
             + ("" if accuracy.low != accuracy.low else f" ({accuracy.low:.1%} to {accuracy.high:.1%})"),
             f"{tokens.value:,.0f}" if tokens else "unknown",
             *(f"{_share(rows, name, 'response_group', group):.1%}" for group in groups),
             f"{cut.value:.1%}",
             *(f"{_share(rows, name, 'thought', what):.1%}" for what in seen),
-        )
-    plain_console(width=120).print(table)
+        ]
+        rows_shown.append([name, *cells])
+    print_table(plain_console(), heads, rows_shown, title=f"{len(set(responses.problem))} problems")
     typer.echo(f"the page: ibpo report {shlex.quote(str(out))}")

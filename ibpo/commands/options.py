@@ -6,9 +6,8 @@ import math
 import os
 import re
 import shlex
-import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,8 +18,6 @@ from ibpo.commands.completion import data_keys, keys, recipe_keys, response_grou
 from ibpo.errors import IbpoError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ibpo.routing import Embed, Router
 
 LOG_FIELDS = ("problem", "response_group", "reward", "cost")
@@ -149,18 +146,6 @@ def split_recipe(names: Iterable[str]) -> tuple[list[str], Path | None]:
     return ([], Path(recipes[0])) if recipes else (named, None)
 
 
-def plain_console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """A console that shows names and paths to the letter: `[red]` and `:x:` in them are no marks.
-
-    Args:
-        stderr: print there.
-        width: where standard output is no terminal; None: what Rich finds.
-    """
-    from rich.console import Console
-
-    return Console(stderr=stderr, markup=False, emoji=False, width=None if sys.stdout.isatty() else width)
-
-
 def run_command(name: str, recipe: Path, overrides: Iterable[str], out: Path) -> str:
     """The command that runs a recipe into a folder, for a shell."""
     return shlex.join(["ibpo", name, str(recipe), *(x for o in overrides for x in ("--set", o)), "--out", str(out)])
@@ -187,16 +172,6 @@ def quiet_libraries() -> Iterator[None]:
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
         yield
-
-
-def print_results(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], note: str) -> None:
-    """A run's table on held-out problems, with what its numbers are."""
-    from rich.table import Table
-
-    table = Table(*head, title=title, caption=note, caption_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    plain_console(width=160).print(table)
 
 
 def read_part(text: str | None) -> tuple[str | None, str | None]:

@@ -11,8 +11,8 @@ import typer
 
 from ibpo.budget import budget_table, parse_budget, parse_budget_entry, parse_budget_table
 from ibpo.commands.completion import keys
-from ibpo.commands.options import plain_console
 from ibpo.errors import IbpoError
+from ibpo.terminal import plain_console, print_table
 
 
 def replay_command(
@@ -110,38 +110,32 @@ def _answer(run: Path, texts: list[str], window: int | None, min_gain: float | N
 
 
 def _show(answer: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    console = plain_console(width=160)
+    console = plain_console()
     names = list(answer["recorded"]["share"])
     asked, own = (
         ", ".join(str(parse_budget_entry(key, amount)) for key, amount in answer[name].items())
         for name in ("budget", "recorded_budget")
     )
     title = f"{answer['run']}: {answer['num_steps']} steps, {answer['recorded']['num_prompts']:,} prompts"
-    table = Table(title=title, title_justify="left")
-    for head in ("budget", "reward", "random mix", "tokens", "price", *names):
-        table.add_column(head, justify="left" if head == "budget" else "right")
+    rows: list[list[str]] = []
     for label, part, price in (
         (f"as recorded ({own or 'budget not recorded'})", "recorded", "recorded_price"),
         (asked, "replayed", "price"),
     ):
         row, prices = answer[part], ", ".join(f"{value:.4f}" for value in answer[price].values())
         shares = [f"{row['share'][name]:.3f}" for name in names]
-        table.add_row(
-            label, f"{row['reward']:.3f}", f"{row['random_mix']:.3f}", f"{row['tokens']:.1f}", prices, *shares
-        )
-    console.print(table)
+        values = [f"{row['reward']:.3f}", f"{row['random_mix']:.3f}", f"{row['tokens']:.1f}"]
+        rows.append([label, *values, prices, *shares])
+    print_table(console, ["budget", "reward", "random mix", "tokens", "price", *names], rows, title=title)
     if answer["by_level"]:
-        levels = Table(title="by level: share of each response group and reward, recorded -> replayed")
-        for head in ("level", "prompts", *names[1:], "reward"):
-            levels.add_column(head, justify="left" if head == "level" else "right")
+        by_level: list[list[str]] = []
         for line in answer["by_level"]:
             old, new = line["recorded"], line["replayed"]
             shares = [f"{old['share'][name]:.2f} -> {new['share'][name]:.2f}" for name in names[1:]]
             rewards = f"{old['reward']:.3f} -> {new['reward']:.3f}"
-            levels.add_row(line["level"], f"{old['num_prompts']:,}", *shares, rewards)
-        console.print(levels)
+            by_level.append([line["level"], f"{old['num_prompts']:,}", *shares, rewards])
+        title = "by level: share of each response group and reward, recorded -> replayed"
+        print_table(console, ["level", "prompts", *names[1:], "reward"], by_level, title=title)
     changes = ", ".join(f"{change['from']} -> {change['to']} {change['share']:.1%}" for change in answer["changes"])
     typer.echo(f"choices that change: {answer['changed']:.1%}" + (f" ({changes})" if changes else ""))
     if "own_budget_changed" in answer:

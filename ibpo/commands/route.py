@@ -18,13 +18,13 @@ from ibpo.commands.options import (
     PricesFile,
     embed_by,
     open_router,
-    plain_console,
     read_embed,
     read_pairs,
     read_part,
 )
 from ibpo.commands.plain_help import PlainCommand, PlainGroup
 from ibpo.errors import IbpoError
+from ibpo.terminal import plain_console, print_table
 
 if TYPE_CHECKING:
     from ibpo.routing import RoutedLog, Router
@@ -274,13 +274,13 @@ def _embedded(table: RoutedLog, embed: str | None) -> tuple[Any, dict[str, str] 
 
 
 def _print(title: str, router: Router) -> None:
-    from rich.table import Table
-
-    console = plain_console(width=160)
-    table = Table("budget", "spent", *[name.replace("_", " ") for name in FIGURES], title=title)
-    for row in router.report.get("budgets", []):
-        table.add_row(row["budget"], f"{row['spent']:.6g}", *[_cell(row, name) for name in FIGURES])
-    console.print(table)
+    console = plain_console()
+    heads = ["budget", "spent", *[name.replace("_", " ") for name in FIGURES]]
+    rows = [
+        [row["budget"], f"{row['spent']:.6g}", *[_cell(row, name) for name in FIGURES]]
+        for row in router.report.get("budgets", [])
+    ]
+    print_table(console, heads, rows, title=title)
     curve = router.report.get("curve")
     if curve:
         cells = [f"{name} {_cell(curve, key, ' ')}" for key, name in CURVE.items()]

@@ -18,11 +18,11 @@ from ibpo.commands.options import (
     EmbedBy,
     PartOfLog,
     open_router,
-    plain_console,
     read_pairs,
     read_part,
 )
 from ibpo.errors import IbpoError
+from ibpo.terminal import plain_console, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -162,7 +162,7 @@ def simulate_command(
     figures["cpu_microseconds_per_request"] = round(1e6 * seconds / len(requests), 1)
     if out is not None:
         write_text_atomic(out, json.dumps(figures, indent=1) + "\n")
-    print_summary(plain_console(width=140), trace.name, figures)
+    print_summary(plain_console(), trace.name, figures)
 
 
 ASSUMED = {
@@ -227,31 +227,27 @@ def _router(path: Path | None, gains: Path | None, embed: str | None) -> Router 
 
 def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None:
     """The figures as tables."""
-    from rich.table import Table
-
-    table = Table(
-        "budget",
-        "mean",
-        "spent",
-        f"most above, {figures['window']} in a row",
-        "most below",
-        "windows within 1 %, reachable",
-        "overdraft",
-        "bound",
-        title=title,
-    )
-    for row in figures["budgets"]:
-        table.add_row(
+    heads = ["budget", "mean", "spent", "most above", "most below", "within 1 %", "reachable", "overdraft", "bound"]
+    rows = [
+        [
             row["name"],
             f"{row['mean']:.6g}",
             f"{row['spent']:.6g}",
             f"{row['largest_above']:+.2%}",
             f"{-row['largest_below']:+.2%}",
-            f"{row['windows_within_1_percent']:.1%}, {row['windows_reachable']:.1%}",
+            f"{row['windows_within_1_percent']:.1%}",
+            f"{row['windows_reachable']:.1%}",
             f"{row['overdraft']:.4g}",
             f"{row['largest_bound']:.4g}" + (" BROKEN" if row["bound_broken"] else ""),
-        )
-    console.print(table)
+        ]
+        for row in figures["budgets"]
+    ]
+    print_table(console, heads, rows, title=title)
+    console.print(
+        f"most above and below, within 1 %: of all windows of {figures['window']} requests in a row; reachable: the "
+        "largest share of them within 1 % for anyone who does not know the future",
+        highlight=False,
+    )
     console.print(
         f"{figures['num_requests']} requests, {figures['num_failed']} failed; value kept "
         f"{figures['value_kept']:.1%} of the clairvoyant optimum at the same spend, "
@@ -260,21 +256,16 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
         f"drifts noticed: {figures['num_drifts']}; at most {figures['most_in_flight']} in flight at a time; "
         f"no response group had room: {figures['num_over']}"
     )
-    names = [row["name"] for row in figures["budgets"]]
     for kind in ("tenant", "slice"):
-        if not figures[f"{kind}s"]:
-            continue
-        heads = [f"{name}: mean; least, most in a window; promised, ceiling" for name in names]
-        table = Table(kind, "requests", *heads)
-        for row in figures[f"{kind}s"]:
-            table.add_row(row[kind], str(row["num_requests"]), *[_terms(row[name]) for name in names])
-        console.print(table)
+        for name in [row["name"] for row in figures["budgets"] if figures[f"{kind}s"]]:
+            heads = [kind, "requests", "mean", "least in a window", "most in a window", "promised", "ceiling"]
+            shown = [[row[kind], str(row["num_requests"]), *_terms(row[name])] for row in figures[f"{kind}s"]]
+            print_table(console, heads, shown, title=f"{name} by {kind}")
     if figures["tenants"]:
         said = ", ".join(f"{row['name']} {row['fairness']:.3f}" for row in figures["budgets"])
         console.print(f"fairness among tenants (Jain's index, 1: the same for all): {said}")
 
 
-def _terms(row: dict[str, Any]) -> str:
-    ceiling = "-" if row["ceiling"] is None else f"{row['ceiling']:.4g}"
-    window = f"{row['least_in_a_window']:.4g}, {row['most_in_a_window']:.4g}"
-    return f"{row['spent']:.4g}; {window}; {row['promised']:.4g}, {ceiling}"
+def _terms(row: dict[str, Any]) -> list[str]:
+    terms = [row["spent"], row["least_in_a_window"], row["most_in_a_window"], row["promised"], row["ceiling"]]
+    return ["-" if value is None else f"{value:.4g}" for value in terms]

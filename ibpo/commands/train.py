@@ -13,13 +13,12 @@ from ibpo.budget import parse_budget_entry
 from ibpo.commands.options import (
     Overrides,
     RunFolder,
-    plain_console,
-    print_results,
     quiet_libraries,
     run_command,
 )
 from ibpo.errors import IbpoError
 from ibpo.markdown import markdown_code, markdown_table, markdown_text
+from ibpo.terminal import plain_console, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -202,6 +201,8 @@ def _report(results: dict[str, Any], command: str) -> str:
 
 def _show(results: dict[str, Any], run: RunDir) -> None:
     head, body = _table_rows(results)
+    console = plain_console()
     if body:
-        print_results(_headline(results), head, body, NOTE)
-    plain_console().print(f"report: {run.report}", highlight=False, soft_wrap=True)
+        print_table(console, head, body, title=_headline(results))
+        console.print(NOTE, highlight=False)
+    console.print(f"report: {run.report}", highlight=False, soft_wrap=True)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from ibpo.demo.experiments import EXPERIMENTS, experiment_named
 from ibpo.demo.run import NUM_WORKERS, TRAINED, TRAINED_AT, DemoSettings
@@ -33,6 +32,7 @@ from ibpo.evaluation import (
 )
 from ibpo.runs import noted_calls, write_text_atomic
 from ibpo.serving import find_threshold
+from ibpo.terminal import print_table
 
 ARTEFACTS = (
     *("results.json", "merits.json", "frontier.png", "share_by_level.png"),
@@ -101,7 +101,7 @@ def write_outcome(run_dir: Path, settings: DemoSettings, console: Console, secon
     )
     write_page(run_dir, data)
     console.print(data.answer, markup=False, highlight=False, soft_wrap=True)
-    console.print(terminal_table(rows))
+    print_methods(console, rows)
     console.print(str((run_dir / "report.html").resolve()), style="bold", soft_wrap=True)
 
 
@@ -167,31 +167,33 @@ def _peak_memory() -> str:
     return f"at most {here + NUM_WORKERS * jobs:.1f} GiB ({NUM_WORKERS} jobs of at most {jobs:.1f} GiB each)"
 
 
-def terminal_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """A short table for the end of a run, means over seeds: the methods that the page shows first."""
+def print_methods(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """A short table of each experiment, means over seeds: the methods that the page shows first."""
     merged = mean_over_seeds(rows)
-    table = Table(title="Unseen problems; cost in mean tokens, × one standard response", title_justify="left")
-    names = list(dict.fromkeys(row["experiment"] for row in merged))
-    for name in ("experiment", "method") if len(names) > 1 else ("method",):
-        table.add_column(name, overflow="fold")
-    for name in ("q+", "accuracy ± stderr", "extended share", "cost"):
-        table.add_column(name, justify="right", no_wrap=name == "cost")
-    for name in names:
+    hidden = 0
+    for name in dict.fromkeys(row["experiment"] for row in merged):
         own = [row for row in merged if row["experiment"] == name]
         shown = first_methods(own)[0] or range(len(own))
-        for row in (own[i] for i in shown):
-            table.add_row(
-                *([name if row is own[shown[0]] else ""] if len(names) > 1 else []),
+        cells = [
+            [
                 row["method"],
                 "" if row["budget"] is None else f"{row['budget']:.0%}",
                 f"{row['accuracy']:.1%} ± {100 * row['stderr']:.1f}",
                 f"{row['extended_share']:.1%}",
                 f"{row['relative_cost']:.2f}×",
-                style="bold" if row["method"] == "IBPO calibrated" else None,
-            )
-        if len(shown) < len(own):
-            table.caption = "The page has all methods."
-    return table
+            ]
+            for row in (own[i] for i in shown)
+        ]
+        print_table(
+            console,
+            ["method", "q+", "accuracy ± stderr", "extended share", "cost"],
+            cells,
+            title=f"{name}: unseen problems; cost in mean tokens, × one standard response",
+            bold=[row for row in cells if row[0] == "IBPO calibrated"],
+        )
+        hidden += len(own) - len(shown)
+    if hidden:
+        console.print("The page has all methods.")
 
 
 def had_slack(policy_dir: Path) -> bool:
