@@ -47,7 +47,7 @@ _SAY_DARK = (
 )
 STYLE = (
     f".ibpo-result{{{_LIGHT};color:var(--ibpo-ink);background:var(--jp-layout-color0,var(--ibpo-paper));"
-    "font:13px/1.45 system-ui,sans-serif;max-width:40rem;padding:.5rem .75rem;box-sizing:border-box}"
+    "font:13px/1.45 system-ui,sans-serif;max-width:52rem;padding:.5rem .75rem;box-sizing:border-box}"
     f"@media (prefers-color-scheme:dark){{.ibpo-result{{{_DARK}}}}}"
     f"{','.join(f'{page} .ibpo-result' for page in _SAY_LIGHT)}{{{_LIGHT}}}"
     f"{','.join(f'{page} .ibpo-result' for page in _SAY_DARK)}{{{_DARK}}}"
@@ -61,7 +61,7 @@ STYLE = (
     ".ibpo-result :is(th,td){padding:.15rem .6rem;text-align:right;border:0;border-bottom:1px solid var(--ibpo-line);"
     "background:none;font-weight:400;font-variant-numeric:tabular-nums;white-space:nowrap}"
     ".ibpo-result :is(th,td):first-child{text-align:left;padding-left:0;white-space:normal;overflow-wrap:anywhere;"
-    "min-width:5.5rem;max-width:13rem}"
+    "min-width:5.5rem;max-width:16rem}"
     ".ibpo-result thead th{color:var(--ibpo-faint);white-space:normal;vertical-align:bottom}"
 )
 
@@ -207,7 +207,8 @@ def chart(
         points = [at(*point) for point in zip(x, y, strict=True)]
         colour, width = ("--ibpo-faint", 1.5) if is_dashed else ("--ibpo-accent", 2)
         parts.append(_line(points, colour, width, dashed=is_dashed))
-    taken: list[tuple[float, float, float]] = []
+    # Names lie neither on each other nor on a mark.
+    taken = [(x - 4, x + 4, y + 4) for x, y in (at(mark.x, mark.y) for mark in marks)]
     for mark in marks:
         colour = "--ibpo-other" if mark.is_other else "--ibpo-accent"
         x, y = at(mark.x, mark.y)

@@ -12,6 +12,7 @@ import ibpo
 from ibpo import testing
 from ibpo.errors import IbpoError
 from ibpo.evaluation import Responses, compare
+from ibpo.pictures import Mark, chart
 
 UTILITY, PROBLEM, COST = [0, 1, 0, 0.5, 0, 0], [7, 7, 8, 8, 9, 9], [0, 1, 0, 1, 0, 1]
 
@@ -97,6 +98,18 @@ def test_the_size_does_not_follow_the_data():
     found["configurations"] = found["configurations"] * 15
     html = found._repr_html_()
     assert html.count("<tr>") == 1 + 12 and "and 19 more" in html
+
+
+def test_names_lie_neither_on_marks_nor_on_each_other():
+    marks = [Mark(x=100 + 37 * i, y=0.2 + 0.7 * (i / 15) ** 0.5, name=f"configuration {i}") for i in range(16)]
+    svg = chart([], marks, x_label="x", y_label="y", what="marks")
+    names = re.findall(r'class="ibpo-at" x="([\d.]+)" y="([\d.]+)">([^<]+)', svg)
+    centres = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    assert len(centres) == 16 and 4 <= len(names) < 16
+    boxes = [(float(x), float(x) + 6.6 * len(name), float(y) - 10, float(y)) for x, y, name in names]
+    for i, (left, right, high, low) in enumerate(boxes):
+        assert not any(left < x < right and high < y < low for x, y in centres)
+        assert not any(left < r and other < right and high < lo and hi < low for other, r, hi, lo in boxes[:i])
 
 
 def test_plot_draws_on_the_axes_that_it_is_given():

@@ -601,7 +601,13 @@ class Evaluation(dict[str, Any]):
                     against,
                 ]
             )
-        return ["configuration", "responses", "right, % (95 %)", "mean cost", "difference, points (95 %)"], body
+        return [
+            "configuration",
+            "responses",
+            "right, %\u00a0(95\u00a0%)",
+            "mean cost",
+            "difference, points\u00a0(95\u00a0%)",
+        ], body
 
 
 def _with_ends(estimate: Json, factor: float, form: str) -> str:
