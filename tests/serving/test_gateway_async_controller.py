@@ -94,8 +94,8 @@ def candidates(chance):
 def test_the_state_is_saved_while_requests_come(tmp_path, monkeypatch, lease):
     """What changes in the event loop is read there: read by the store's thread, it changed meanwhile and ended all."""
     monkeypatch.setattr(async_controller, "HISTORY_SECONDS", 0.005)
-    monkeypatch.setattr(async_controller, "SAVE_EVERY", 1)
-    chats, address, said = Conversations({"a": PRICE, "b": PRICE}), str(tmp_path / "book.sqlite"), []
+    monkeypatch.setattr(async_controller, "SAVE_SECONDS", 0.0)
+    chats, address, said = Conversations({"a": PRICE, "b": PRICE}, most=1_000_000), str(tmp_path / "book.sqlite"), []
     for number in range(5000):
         chats.answered(str(number), "a", 10.0, now=0.0)
 

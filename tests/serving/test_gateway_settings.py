@@ -158,6 +158,10 @@ def test_the_operator_is_told_what_bounds_the_tokens():
         "no hard bound, as extended of model m has no max_tokens"
         in said({"tokens": {"mean": 2000}}, max_tokens=None)[0]
     )
+    tables["session"] = {"tokens": 10_000, "idle_seconds": 600}
+    assert "before four times upstream.total_seconds, 14400" in said({"tokens": {"mean": 2000, "overdraft": 20000}})[1]
+    tables["upstream"] = {"url": "http://127.0.0.1:1/v1", "total_seconds": 150}
+    assert len(said({"tokens": {"mean": 2000, "overdraft": 20000}})) == 1
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a, b", "a=1"])

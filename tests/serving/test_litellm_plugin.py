@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from ibpo.errors import IbpoError
+from ibpo.testing import Clock
 
 GATEWAY = """
 [budget.tokens]
@@ -127,7 +128,7 @@ def plugin():
 @pytest.fixture
 def budget(plugin, tmp_path, request):
     (tmp_path / "gateway.toml").write_text(getattr(request, "param", GATEWAY))
-    made = plugin.BudgetLogger(tmp_path / "gateway.toml", log=tmp_path / "log.jsonl")
+    made = plugin.BudgetLogger(tmp_path / "gateway.toml", log=tmp_path / "log.jsonl", clock=Clock())
     yield made
     made._log._file._file.close()
 
@@ -294,6 +295,34 @@ def test_sessions_money_and_the_calendar_are_those_of_the_gateway(budget, stream
     left = 0.01 - sum(row["money"] for row in rows)
     assert float(headers["x-ibpo-session-left"].removeprefix("money=")) == pytest.approx(left, abs=1e-4)
     assert headers["x-ibpo-calendar-left"].startswith("month tokens=999")
+
+
+CALENDAR = (
+    GATEWAY
+    + """
+[calendar.day]
+tokens = 500
+"""
+)
+
+
+@pytest.mark.parametrize("budget", [CALENDAR], indirect=True)
+def test_a_used_up_day_ends_with_the_day_of_the_clock(budget):
+    async def run():
+        got = []
+        for number in range(4):
+            if number == 3:
+                budget.decider.controller.clock.advance(days=1)
+            life = await Life(budget).pre()
+            await life.attempt()
+            headers = await budget.async_post_call_response_headers_hook(life.data, None, None)
+            got.append((headers["x-ibpo-calendar-left"], headers.get("x-ibpo-used-up")))
+            await life.answered(answer_of(400 if number == 0 else 40))
+        return got
+
+    left, used_up = zip(*asyncio.run(run()), strict=True)
+    assert used_up == (None, "day", "day", None)
+    assert left[0] != left[1] and left[3].startswith("day tokens=")
 
 
 def test_the_model_is_a_field_like_others(budget):
@@ -607,13 +636,17 @@ def test_other_calls_go_through(budget):
     asyncio.run(run())
 
 
-def test_what_litellm_has_lost_is_settled_as_expected(plugin, budget, monkeypatch):
+def test_what_litellm_has_lost_is_settled_as_expected(budget):
+    clock = budget.decider.controller.clock
+
     async def run():
         await Life(budget).pre()
-        budget._stale_seconds = 0.0
-        monkeypatch.setattr(plugin, "SWEEP_SECONDS", 0.0)
+        clock.advance(budget._stale_seconds)
         await Life(budget).pre()
-        assert len(budget._open) <= 1 and total(budget).spent >= 50
+        assert len(budget._open) == 2  # not yet
+        clock.advance(61)
+        await Life(budget).pre()
+        assert len(budget._open) == 2 and total(budget).spent >= 50
 
     asyncio.run(run())
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from typer.testing import CliRunner
 
 import ibpo
 from ibpo import testing
+from ibpo.cli import app
 from ibpo.errors import IbpoError
 from ibpo.evaluation import Responses, compare
 from ibpo.rewards import ExactJudge
@@ -259,10 +261,42 @@ def test_a_share_is_held_on_a_clients_requests():
 
 
 def test_a_session_begins_again_once_it_has_been_idle():
-    tables = {"session": {"tokens": 500, "idle_seconds": 60}}
+    # Not before four times `total_seconds`: until then an answer may be under way.
+    tables = {"session": {"tokens": 500, "idle_seconds": 60}, "upstream": {"total_seconds": 30}}
     with testing.gateway(policy=EXACT, settings=tables) as gateway:
         client = client_of(gateway.url, default_headers={"x-ibpo-session": "run"})
         assert [ask(client).usage.completion_tokens for _ in range(2)] == [400, 50]
+        gateway.clock.advance(119)
+        assert ask(client).usage.completion_tokens == 50  # and is not idle
+        gateway.clock.advance(121)
+        assert ask(client).usage.completion_tokens == 400
+
+
+def test_commands_ask_a_fake_server(tmp_path):
+    """As a script around `ibpo eval` and `ibpo collect` would be tested: the numbers are those of the policy."""
+    asked = testing.problems(12)
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps({"problem": p.prompt, "answer": p.answer}) + "\n" for p in asked))
+    policy = testing.FakePolicy(problems=asked, accuracy={"standard": 0.0, "extended": 1.0}, spread=0)
+    runner = CliRunner()
+    with testing.upstream(policy) as server:
+        done = runner.invoke(
+            app,
+            ["eval", "any", str(path), "--base-url", server.url, "--out", str(tmp_path / "eval"),
+             "--response-group", "effort_low", "--response-group", "effort_high"],
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+        again = runner.invoke(
+            app,
+            ["collect", str(path), "--model", "any", "--base-url", server.url, "--out", str(tmp_path / "collect"),
+             "--by", "effort=low,high", "--budget", "tokens=500", "--limit", "calls=100"],
+        )  # fmt: skip
+        assert again.exit_code == 0, again.output
+    low, high = (
+        next(line for line in done.stdout.splitlines() if f" effort_{x} " in line[:14]) for x in ("low", "high")
+    )
+    assert "0.0%" in low and " 120 " in low and "100.0%" in high and " 900 " in high
+    assert "choosing per problem is not worth it on this log" in again.stdout  # all problems are alike
 
 
 def test_the_gateways_time_outs_go_by_the_clock():

@@ -31,8 +31,8 @@ Result = TypeVar("Result")
 HISTORY_SECONDS = 5.0
 HISTORY_LENGTH = 360
 """Points of the history: half an hour."""
-SAVE_EVERY = 6
-"""Points of the history between two writings of the state."""
+SAVE_SECONDS = 30.0
+"""Between two writings of the state."""
 END_TRIES = 60
 """A second apart: how often the end of a reservation is tried while the store cannot be used."""
 CLOSE_SECONDS = 30.0
@@ -374,15 +374,16 @@ class AsyncController:
 
     async def _keep(self) -> None:
         """Every five seconds a point of the history; every half minute the state, and what dead processes left."""
-        beat = 0
+        saved = self.clock.monotonic()
         while True:
             try:
                 self.on_beat()
                 now = await self.snapshot()
                 budgets = {row["name"]: [row["used"], row["price"]] for row in now["budgets"]}
                 self.history.append({"time": now["time"], "budgets": budgets})
-                beat += 1
-                if beat % SAVE_EVERY == 0:
+                # By the clock and not by a count of points: a test may let a day pass at once.
+                if self.clock.monotonic() - saved >= SAVE_SECONDS:
+                    saved = self.clock.monotonic()
                     await self._keep_state()
                     await self._run(self._forget)
                     expired = await self._run(self._expire)

@@ -267,7 +267,8 @@ class SessionSettings(_Table):
     """Completion tokens."""
     money: float | None = Field(default=None, gt=0)
     idle_seconds: float = Field(default=86400.0, ge=60)
-    """After that long without a request a session is forgotten."""
+    """After that long without a request a session is forgotten; not before four times `upstream.total_seconds`, since
+    an answer may be under way."""
 
     @model_validator(mode="after")
     def _some(self) -> SessionSettings:
@@ -709,6 +710,12 @@ def find_cautions(settings: Settings, policy: ServingPolicy) -> list[str]:
             if group.name not in bounded and any(other.name in bounded for other in model.response_group[:place])
         ]
     cautions = [_caution(budget, rows, settings.limits.max_in_flight) for budget in budgets if rows]
+    if settings.session is not None and settings.session.idle_seconds < 4 * settings.upstream.total_seconds:
+        cautions.append(
+            f"session.idle_seconds is {settings.session.idle_seconds:g}, but a session is not forgotten before four "
+            f"times upstream.total_seconds, {4 * settings.upstream.total_seconds:g} seconds, since an answer may be "
+            "under way; lower total_seconds if sessions should begin anew earlier"
+        )
     if "money" in [b.name for b in policy.budgets] and "*" not in [model.name for model in settings.model]:
         cautions.append(
             "budget money: a model without a table of its own has no price, so that its answers count as costing "

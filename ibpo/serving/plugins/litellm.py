@@ -46,6 +46,7 @@ except ModuleNotFoundError:
     raise ImportError("this is a plug-in of the LiteLLM proxy: pip install 'litellm[proxy]==1.108.7'") from None
 
 try:
+    from ibpo.serving.gateway.async_controller import Clock
     from ibpo.serving.gateway.decision import SLICE_HEADER, Decider, Decision, budget_headers
     from ibpo.serving.gateway.telemetry import Metrics, RequestLog, open_log
 except ModuleNotFoundError as missing:
@@ -98,7 +99,7 @@ class _Booking:
     decision: Decision
     key: str = field(default_factory=lambda: secrets.token_hex(16))
     """By which it is found; no caller sees it, as the request's id is seen."""
-    began: float = field(default_factory=time.monotonic)
+    began: float
     is_asked: bool = False
     """Whether an upstream has been asked: not, where the cache has the answer."""
     is_streaming: bool = False
@@ -117,6 +118,7 @@ class BudgetLogger(CustomLogger):
         name: Name of this process among those that share the state.
         log: The file to which a line for each request is appended; None: nowhere.
         router: Predicts gains, e.g. `ibpo.serving.gateway.FittedRouter`.
+        clock: What days, months and ages are counted by; None: the machine's. `ibpo.testing.Clock` is one for tests.
 
     Raises:
         IbpoError: Names file, field and fix.
@@ -131,6 +133,7 @@ class BudgetLogger(CustomLogger):
         name: str = "litellm",
         log: str | Path | None = None,
         router: GainPredictor | None = None,
+        clock: Clock | None = None,
     ) -> None:
         super().__init__()
         settings, tables = read_settings(config)
@@ -162,11 +165,13 @@ class BudgetLogger(CustomLogger):
             on_failure=lambda message: self._log.write("store", message=message),
             keepers={"lengths": lengths, **({} if biller is None else {"biller": biller})},
             quotas=quotas,
+            clock=clock,
         )
+        self._clock = controller.clock
         self.decider = Decider(
             settings=settings,
             controller=controller,
-            metrics=Metrics(),
+            metrics=Metrics(clock),
             log=self._log,
             router=router,
             expected_lengths=lengths,
@@ -176,7 +181,7 @@ class BudgetLogger(CustomLogger):
         self._is_open, self._opening = False, asyncio.Lock()
         self._not_opened = -math.inf  # when opening has failed last
         self._open: dict[str, _Booking] = {}
-        self._swept = time.monotonic()
+        self._swept = self._clock.monotonic()
         for caution in find_cautions(settings, policy):
             self._log.write("caution", message=caution)
 
@@ -209,7 +214,7 @@ class BudgetLogger(CustomLogger):
 
             raise HTTPException(status_code=400, detail={"error": str(error)}) from None
         self._sweep()
-        record, booking = decision.record, _Booking(decision=decision)
+        record, booking = decision.record, _Booking(decision=decision, began=self._clock.monotonic())
         self._open[booking.key] = booking
         try:
             _write(data, api, decision)
@@ -329,7 +334,7 @@ class BudgetLogger(CustomLogger):
 
         While it cannot be opened, requests get the standard group, as where it fails later.
         """
-        asked = time.monotonic()
+        asked = time.monotonic()  # not the clock of a test, which may stand still: this is about who waits together
         async with self._opening:
             if self._is_open or asked < self._not_opened:  # who has waited behind a failure shares it
                 return
@@ -362,7 +367,7 @@ class BudgetLogger(CustomLogger):
 
     def _sweep(self) -> None:
         """End, as expected, what LiteLLM has lost: a stream that was never read, or an event that it dropped."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now - self._swept < SWEEP_SECONDS:
             return
         self._swept = now
