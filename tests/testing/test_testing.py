@@ -261,7 +261,7 @@ def test_a_share_is_held_on_a_clients_requests():
 
 
 def test_a_session_begins_again_once_it_has_been_idle():
-    # Not before four times `total_seconds`: until then an answer may be under way.
+    # Not before four times `total_seconds`: until then an answer may be in flight.
     tables = {"session": {"tokens": 500, "idle_seconds": 60}, "upstream": {"total_seconds": 30}}
     with testing.gateway(policy=EXACT, settings=tables) as gateway:
         client = client_of(gateway.url, default_headers={"x-ibpo-session": "run"})

@@ -268,7 +268,7 @@ class SessionSettings(_Table):
     money: float | None = Field(default=None, gt=0)
     idle_seconds: float = Field(default=86400.0, ge=60)
     """After that long without a request a session is forgotten; not before four times `upstream.total_seconds`, since
-    an answer may be under way."""
+    an answer may be in flight."""
 
     @model_validator(mode="after")
     def _some(self) -> SessionSettings:
@@ -714,7 +714,7 @@ def find_cautions(settings: Settings, policy: ServingPolicy) -> list[str]:
         cautions.append(
             f"session.idle_seconds is {settings.session.idle_seconds:g}, but a session is not forgotten before four "
             f"times upstream.total_seconds, {4 * settings.upstream.total_seconds:g} seconds, since an answer may be "
-            "under way; lower total_seconds if sessions should begin anew earlier"
+            "in flight; lower total_seconds if sessions should begin anew earlier"
         )
     if "money" in [b.name for b in policy.budgets] and "*" not in [model.name for model in settings.model]:
         cautions.append(
