@@ -6,8 +6,10 @@ RouteLLM's recorded answers (1,307 problems without its contaminated prompts): r
 model. Every problem is scored by a router fitted on the other four fifths, with labels of these very problems, which
 none of the published routers had; APGR as in `ibpo.routing.judge_curve`, 95 % intervals of a bootstrap over problems.
 Rows: ridge on counts and hashed words (`ibpo route fit` as it comes), the same with an encoder's embeddings
-(`--embed-model`, e.g. all-MiniLM-L6-v2), the mean of the k nearest neighbours in the embedding, k by leave-one-out (the
-field's null), and a blind draw. Last, CPU milliseconds of the router with the encoder, alone and in batches of 32.
+(`--embed-model`, e.g. all-MiniLM-L6-v2), whole and cut to its first layers, as few as predict as well (`choose_layers`,
+`ibpo route fit --embed folder=DIR,layers=auto`), the mean of the k nearest neighbours in the embedding, k by
+leave-one-out (the field's null), and a blind draw. Last, CPU milliseconds of the router with each encoder, alone and in
+batches of 32.
 """
 
 from __future__ import annotations
@@ -26,7 +28,17 @@ from pathlib import Path
 import numpy as np
 
 from ibpo.data import LogColumns
-from ibpo.routing import RoutedLog, Scores, fit_router, judge_curve, open_encoder, read_routed_log, score_unseen
+from ibpo.routing import (
+    Encoder,
+    RoutedLog,
+    Scores,
+    choose_layers,
+    fit_router,
+    judge_curve,
+    open_encoder,
+    read_routed_log,
+    score_unseen,
+)
 from ibpo.routing.neighbours import leave_one_out, mean_of_nearest, unit_rows
 
 PUBLISHED = {"matrix factorisation": 0.567, "BERT": 0.532, "Llama-3-8B classifier": 0.623}
@@ -85,28 +97,34 @@ def main() -> None:
 
     blind = np.stack([np.zeros(size), np.random.default_rng(0).random(size)], axis=1)
     row("blind draw", Scores(blind, np.tile(table.cost.mean(axis=0), (size, 1))))
-    encoder, embedded = None, np.zeros((0, 0))
+    encoders: list[tuple[Encoder, np.ndarray]] = []
     if arguments.embed_model is not None:
-        encoder = open_encoder(arguments.embed_model)
-        embedded = encoder.embed(table.prompts)
-        row("k nearest neighbours, k by leave-one-out", neighbours(table, embedded))
-        row("ridge: counts, hashed words, embeddings", score_unseen(table, embedded=embedded))
+        whole = open_encoder(arguments.embed_model)
+        cut = whole.cut(choose_layers(table, whole))
+        encoders = [(one, one.embed(table.prompts)) for one in (whole, cut)]
+        row("k nearest neighbours, k by leave-one-out", neighbours(table, encoders[0][1]))
+        for one, embedded in encoders:
+            title = f"ridge: counts, hashed words, embeddings of {one.num_layers} layers"
+            row(title, score_unseen(table, embedded=embedded))
     row("ridge: counts, hashed words", score_unseen(table))
     for title, apgr in PUBLISHED.items():
         print(f"| published: {title} | {apgr:.3f} | | |")
-    if encoder is not None:
-        router = replace(fit_router(table, embedded=embedded, embedding={"model": ""}), embed=encoder.embed)
-        # Medians of five rounds over 64 prompts; the one before makes what a new length of prompt needs once.
-        took = {1: [], 32: []}
-        for number in range(6):
-            for size, times in took.items():
-                began = time.process_time()
-                for start in range(0, 64, size):
-                    router.scores(table.prompts[start : start + size])
-                if number:
-                    times.append(1e3 * (time.process_time() - began) / 64)
-        alone, batch = map(statistics.median, took.values())
-        print(f"\nCPU ms a prompt: {alone:.1f} alone, {batch:.1f} in batches of 32")
+    routers = [
+        replace(fit_router(table, embedded=embedded, embedding={"model": ""}), embed=one.embed)
+        for one, embedded in encoders
+    ]
+    # Medians of five rounds over 64 prompts, in turns; the one before makes what a new length of prompt needs once.
+    took: dict[tuple[int, int], list[float]] = {(i, size): [] for i in range(len(routers)) for size in (1, 32)}
+    for number in range(6):
+        for (i, size), times in took.items():
+            began = time.process_time()
+            for start in range(0, 64, size):
+                routers[i].scores(table.prompts[start : start + size])
+            if number:
+                times.append(1e3 * (time.process_time() - began) / 64)
+    for i, (one, _) in enumerate(encoders):
+        alone, batch = (statistics.median(took[i, size]) for size in (1, 32))
+        print(f"\nCPU ms a prompt, {one.num_layers} layers: {alone:.1f} alone, {batch:.1f} in batches of 32")
 
 
 if __name__ == "__main__":

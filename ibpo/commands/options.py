@@ -96,9 +96,10 @@ EmbedBy = Annotated[
     typer.Option(
         "--embed",
         metavar="KEY=VALUE|FOLDER",
-        autocompletion=keys("url", "key_file", "model"),
+        autocompletion=keys("url", "key_file", "model", "folder", "layers"),
         help="What embeds prompts: a server, url=http://127.0.0.1:8000/v1,key_file=FILE (for ibpo route fit also "
-        "model=NAME); or the folder of a sentence encoder for this process, e.g. all-MiniLM-L6-v2.",
+        "model=NAME); or the folder of a sentence encoder for this process, e.g. all-MiniLM-L6-v2 (for ibpo route fit "
+        "also folder=DIR,layers=auto: its first layers only, as few as predict as well; or their number).",
     ),
 ]
 
@@ -238,7 +239,8 @@ def open_router(
         encoder = open_encoder(server)
         if encoder.sha256 != found.embedding["sha256"]:
             raise IbpoError(f"{server}: is not the encoder that {path} was fitted on (SHA-256 of its weights differs)")
-        return load_router(path, encoder.embed)
+        layers = int(found.embedding.get("layers", encoder.num_layers))
+        return load_router(path, encoder.cut(layers).embed)
     if isinstance(server, Path):
         raise IbpoError(f"--embed {server}: {path} was fitted without an encoder in the process; leave it out")
     if not found.embedding:

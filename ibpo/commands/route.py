@@ -257,20 +257,43 @@ def score_command(
 
 
 def _embedded(table: RoutedLog, embed: str | None) -> tuple[Any, dict[str, str] | None]:
-    by = read_embed(embed, "model")
+    by = read_embed(embed, "model", "folder", "layers")
     if not by:
         return None, None
-    if isinstance(by, dict) and ("url" not in by or "model" not in by):
-        raise IbpoError("--embed: needs url=... and model=..., the model's name there; or an encoder's folder")
+    asked = by.get("layers") if isinstance(by, dict) else None
+    if isinstance(by, dict) and "folder" in by:
+        if others := set(by) - {"folder", "layers"}:
+            raise IbpoError(f"--embed: folder= takes layers= beside it, and no {', '.join(sorted(others))}")
+        by = Path(by["folder"])
+    elif isinstance(by, dict) and (asked or "url" not in by or "model" not in by):
+        raise IbpoError(
+            "--embed: needs url=... and model=..., the model's name there; or an encoder's folder, "
+            "folder=DIR,layers=auto for as few of its layers as predict as well"
+        )
     if "prompt" not in table.columns:
         raise IbpoError("--embed: the log has no prompts to embed; name their column with --columns prompt=...")
     if isinstance(by, Path):
-        from ibpo.routing import open_encoder
-
-        encoder = open_encoder(by)
-        return encoder.embed(table.prompts), {"model": encoder.name, "sha256": encoder.sha256}
+        return _encode(table, by, asked)
     url, model = by["url"], by["model"]
     return embed_by(url, model, by.get("key_file"))(table.prompts), {"base_url": url, "model": model}
+
+
+def _encode(table: RoutedLog, folder: Path, layers: str | None) -> tuple[Any, dict[str, str]]:
+    """The prompts by an encoder in the process, or by its first layers, and what a router has to know of it."""
+    from ibpo.routing import choose_layers, open_encoder
+
+    encoder = open_encoder(folder)
+    source = {"model": encoder.name, "sha256": encoder.sha256}
+    if layers is None:
+        return encoder.embed(table.prompts), source
+    if layers == "auto":
+        num_layers = choose_layers(table, encoder)
+        typer.echo(f"{num_layers} of the {encoder.num_layers} layers of {encoder.name} predict as well", err=True)
+    elif layers.isdecimal():
+        num_layers = int(layers)
+    else:
+        raise IbpoError(f"--embed: layers={layers} is no number of layers; give one, or layers=auto")
+    return encoder.cut(num_layers).embed(table.prompts), source | {"layers": str(num_layers)}
 
 
 def _print(title: str, router: Router) -> None:

@@ -11,7 +11,7 @@ from .escalation import (
 )
 from .evaluate import check_routed, default_budgets, evaluate_router, score_unseen, verdict
 from .features import as_text
-from .fit import PROMPTS, RoutedLog, as_mix, embedder, fit_router, read_routed_log, scores_of
+from .fit import PROMPTS, RoutedLog, as_mix, choose_layers, embedder, fit_router, read_routed_log, scores_of
 from .off_policy import OffPolicyValue, Served, evaluate_off_policy, judge_served, read_served
 from .online import OnlineRouter, OnlineScores
 from .router import Embed, Router, Scores, load_router, save_router
@@ -33,6 +33,7 @@ __all__ = [
     "as_mix",
     "as_text",
     "check_routed",
+    "choose_layers",
     "default_budgets",
     "embedder",
     "escalation_verdict",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,28 @@ class Encoder:
     """Whether matrices are multiplied in bfloat16 (inputs rounded, sums in float32): where the processor does that
     itself it takes .55 to .7 of the time, and turns an embedding by a cosine of .99998."""
 
+    @property
+    def num_layers(self) -> int:
+        """Transformer layers that a prompt goes through."""
+        return len(_layers(self.model)[0])
+
+    def cut(self, num_layers: int) -> Encoder:
+        """The same encoder without its last layers; its weights are shared. A prompt's time goes by the layers left.
+
+        With 0 layers the tokens' own embeddings are averaged: which words there are, and no context.
+
+        Raises:
+            IbpoError: It does not have so many.
+        """
+        if not 0 <= num_layers <= self.num_layers:
+            raise IbpoError(f"encoder {self.name}: cannot be cut to {num_layers} layers; it has {self.num_layers}")
+        shared = {id(weights): weights for weights in (*self.model.parameters(), *self.model.buffers())}
+        model = copy.deepcopy(self.model, shared)
+        layers, owner, name = _layers(model)
+        setattr(owner, name, layers[:num_layers])
+        model.config.num_hidden_layers = num_layers
+        return replace(self, model=model)
+
     def embed(self, prompts: Sequence[str]) -> FloatArray:
         """`[N, E]` embeddings; what is beyond `max_tokens` of a prompt is not read."""
         import torch
@@ -59,6 +82,18 @@ class Encoder:
             for i, row in zip(places, vector.double().numpy(), strict=True):
                 found[i] = row
         return np.array(found)
+
+
+def _layers(model: Any) -> tuple[Any, Any, str]:
+    """The list of a model's layers, the module that has it, and its name there; an empty list where there is none."""
+    import torch
+
+    wanted = getattr(model.config, "num_hidden_layers", None)
+    for owner in model.modules():
+        for name, part in owner.named_children():
+            if isinstance(part, torch.nn.ModuleList) and len(part) == wanted:
+                return part, owner, name
+    return torch.nn.ModuleList(), torch.nn.Module(), "layer"
 
 
 def _batches(length: Sequence[int]) -> list[list[int]]:

@@ -32,6 +32,7 @@ from ibpo.data import (
 )
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
+from ibpo.routing.encoder import Encoder
 from ibpo.routing.features import FloatArray, as_text, bends, hashed
 from ibpo.routing.neighbours import leave_one_out, unit_rows
 from ibpo.routing.router import Embed, Router, Scores, bend, raw_features
@@ -45,6 +46,8 @@ _TEXT_SCALES = (0.0, 1.0, 4.0, 16.0)
 """By what the hashed n-grams are multiplied next to standardised counts: how cheap their weights are."""
 _MOST_COMPARED = 2000
 """Problems on which the penalties are compared; the cost of that is cubic."""
+_MOST_EMBEDDED = 1000
+"""Problems on which an encoder's depths are compared: they are embedded once for each."""
 _SMALLEST_COST = 0.05
 """An expected cost is at least this part of the response group's mean."""
 
@@ -282,17 +285,9 @@ def fit_router(
     if len(table.problems) < MIN_PROBLEMS:
         raise IbpoError(f"{len(table.problems)} problems; a router needs at least {MIN_PROBLEMS} to learn from")
     uses_text = "prompt" in table.columns
-    raw = raw_features(table.prompts, list(table.numbers), table.numbers, uses_text, embedded)
-    num_bent = raw.shape[1] - (0 if embedded is None else embedded.shape[1])
-    places = [(column, at) for column in range(num_bent) for at in bends(raw[:, column]).tolist()]
-    bend_of, bend_at = np.array([c for c, _ in places], float), np.array([at for _, at in places], float)
-    bent = bend(raw, bend_at, bend_of)
-    centre, scale = bent.mean(axis=0), bent.std(axis=0)
-    scale[scale <= 1e-12] = 1.0
-    standard = (bent - centre) / scale
+    bend_at, bend_of, centre, scale, standard = _standardise(table, embedded)
     mean_cost = table.cost.mean(axis=0)
-    unit = np.where(mean_cost > 0, mean_cost, 1.0)
-    target = np.hstack([table.reward[:, 1:] - table.reward[:, :1], table.cost / unit])
+    unit, target = _targets(table)
     text: Any = hashed(table.prompts) if uses_text else None
     few = np.sort(np.random.default_rng(seed).choice(len(target), min(len(target), _MOST_COMPARED), replace=False))
     alike = np.unique(np.array(table.problems)[few], return_inverse=True)[1]
@@ -359,6 +354,61 @@ def fit_router(
         },
         report=dict(report or {}),
     )
+
+
+def choose_layers(table: RoutedLog, encoder: Encoder, *, seed: int = 0) -> int:
+    r"""How many of an encoder's layers a router should look at: the fewest that predict as well as any number of them.
+
+    For each depth the targets of `fit_router` are regressed on the counts, the hashed n-grams and the embedding that
+    the encoder has there. A problem's loss is its squared leave-one-problem-out residual in units of each target's
+    variance, averaged over the targets. Taken is the fewest layers whose mean loss is at most one standard error of
+    the paired difference above the least (Breiman et al. 1984, section 3.4.3). The last layers of a sentence encoder
+    are trained to tell what a text is about; how hard it is, earlier ones may know better.
+
+    Args:
+        table: The log, with prompts.
+        encoder: Whole.
+        seed: Decides which 1,000 problems are compared on, where there are more.
+    """
+    size = len(table.problems)
+    few = np.sort(np.random.default_rng(seed).choice(size, min(size, _MOST_EMBEDDED), replace=False))
+    table = table.take(few.tolist())
+    target = _targets(table)[1]
+    varies = target.var(axis=0) > 0
+    if not varies.any():
+        return 0
+    target = target[:, varies]
+    alike = np.unique(np.array(table.problems), return_inverse=True)[1]
+    text, every = hashed(table.prompts), np.arange(len(target))
+    loss: list[FloatArray] = []
+    for num_layers in range(encoder.num_layers + 1):
+        standard = _standardise(table, encoder.cut(num_layers).embed(table.prompts))[-1]
+        residual = _least_error(standard, text, target, every, alike)[2]
+        loss.append((residual**2 / target.var(axis=0)).mean(axis=1))
+    best = min(loss, key=lambda some: float(some.mean()))
+    apart = [some - best for some in loss]
+    return next(i for i, some in enumerate(apart) if some.mean() <= some.std(ddof=1) / math.sqrt(len(some)))
+
+
+def _targets(table: RoutedLog) -> tuple[FloatArray, FloatArray]:
+    """The unit `[G]` of each response group's cost, and `[P, T]` gains over the cheapest and costs in these units."""
+    mean_cost = table.cost.mean(axis=0)
+    unit = np.where(mean_cost > 0, mean_cost, 1.0)
+    return unit, np.hstack([table.reward[:, 1:] - table.reward[:, :1], table.cost / unit])
+
+
+def _standardise(
+    table: RoutedLog, embedded: FloatArray | None
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Where the features bend and which, their means and scales, and the features `[P, F]` bent and standardised."""
+    raw = raw_features(table.prompts, list(table.numbers), table.numbers, "prompt" in table.columns, embedded)
+    num_bent = raw.shape[1] - (0 if embedded is None else embedded.shape[1])
+    places = [(column, at) for column in range(num_bent) for at in bends(raw[:, column]).tolist()]
+    bend_of, bend_at = np.array([c for c, _ in places], float), np.array([at for _, at in places], float)
+    bent = bend(raw, bend_at, bend_of)
+    centre, scale = bent.mean(axis=0), bent.std(axis=0)
+    scale[scale <= 1e-12] = 1.0
+    return bend_at, bend_of, centre, scale, (bent - centre) / scale
 
 
 def as_mix(router: Router) -> Router:

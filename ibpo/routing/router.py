@@ -66,7 +66,8 @@ class Router:
     uses_text: bool
     """Whether prompts are looked at."""
     embedding: Mapping[str, str]
-    """Where prompts are embedded: `base_url` and `model` of an endpoint; empty: nowhere."""
+    """Where prompts are embedded: `base_url` and `model` of an endpoint, or `model` and `sha256` of an encoder
+    in the process, with `layers` if it is cut; empty: nowhere."""
     arrays: Mapping[str, FloatArray]
     """The weights: all of `ARRAYS`."""
     source: Mapping[str, Any]

@@ -1,19 +1,21 @@
 """APGR, CPT(50) and AIQ by hand, the verdict, and what is written where a router is no better than a mix."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from ibpo.commands.options import open_router
 from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
 from ibpo.routing import read_routed_log
 from ibpo.routing.curve import judge_curve
 from ibpo.routing.encoder import open_encoder
 from ibpo.routing.evaluate import verdict
-from ibpo.routing.fit import as_mix, fit_router
+from ibpo.routing.fit import as_mix, choose_layers, fit_router
 from ibpo.routing.router import Scores, load_router
 from tests.routing.test_router import log_rows, run, table_of, write
 
@@ -87,18 +89,26 @@ def test_fit_writes_the_mix_where_the_router_is_no_better(tmp_path, informative)
     assert (gain[1] > gain[0] + 0.2) if informative else gain.tolist() == [-1.0, -1.0]
 
 
-def tiny_encoder(folder: Path, seed: int) -> Path:
-    """A BERT of 16 dimensions with random weights, saved as sentence-transformers save theirs."""
+FAMILIES = {
+    "Bert": {},
+    "MPNet": {},
+    "DistilBert": {"dim": 16, "hidden_dim": 16, "n_heads": 2},
+    "ModernBert": {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+}
+
+
+def tiny_encoder(folder: Path, seed: int, family: str = "Bert", num_layers: int = 1) -> Path:
+    """An encoder of 16 dimensions with random weights, saved as sentence-transformers save theirs."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     torch.manual_seed(seed)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "+", "eggs", ":", *map(str, range(10))]
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(words))
     transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    transformers.BertModel(config).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, **FAMILIES[family]}
+    depth = {"n_layers" if family == "DistilBert" else "num_hidden_layers": num_layers}
+    config = getattr(transformers, f"{family}Config")(vocab_size=len(words), pad_token_id=0, **sizes, **depth)
+    getattr(transformers, f"{family}Model")(config).save_pretrained(folder)
     (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Normalize"}]')
     return folder
 
@@ -122,12 +132,92 @@ def test_an_encoder_in_the_process_is_fitted_judged_and_asked_again(tmp_path, mo
     done = run("route", "fit", log, "--embed", folder, "--out", out, "--draws", 20)
     assert done.exit_code == 0, done.output
     assert load_router(out).embedding == {"model": "tiny", "sha256": encoder.sha256}
+    for layers, cut in (("auto", 0), ("0", 0), ("1", 1)):  # nothing is to be known from any of them
+        short = tmp_path / f"{layers}.json"
+        done = run("route", "fit", log, "--embed", f"folder={folder},layers={layers}", "--out", short, "--draws", 20)
+        assert done.exit_code == 0, done.output
+        assert ("0 of the 1 layers of tiny predict as well" in done.stderr) is (layers == "auto")
+        assert load_router(short).embedding == {"model": "tiny", "sha256": encoder.sha256, "layers": str(cut)}
+        found = open_router(short, str(folder)).embed
+        assert found is not None and np.array_equal(found(texts), encoder.cut(cut).embed(texts))
+    for wrong, said in (
+        (f"folder={folder},layers=2", "cannot be cut to 2 layers; it has 1"),
+        (f"folder={folder},layers=few", "give one, or layers=auto"),
+        (f"folder={folder},model=m", "and no model"),
+        ("url=http://127.0.0.1:9/v1,model=m,layers=auto", "folder=DIR,layers=auto"),
+    ):
+        assert said in run("route", "fit", log, "--embed", wrong, "--out", tmp_path / "no.json").output
     prompts, scored = write(tmp_path / "p.jsonl", [{"prompt": text} for text in texts]), tmp_path / "s.jsonl"
     assert run("route", "score", out, prompts, "--embed", folder, "--out", scored).exit_code == 0
     assert "give its folder" in run("route", "score", out, prompts, "--out", scored).output
     assert "is not the encoder" in run("route", "score", out, prompts, "--embed", other, "--out", scored).output
     with pytest.raises(IbpoError, match=r"no folder with a config\.json"):
         open_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cut_encoder_is_the_first_layers_of_the_whole(tmp_path, monkeypatch, family):
+    monkeypatch.setattr("ibpo.routing.encoder._multiplies_bfloat16", lambda: False)
+    encoder = open_encoder(tiny_encoder(tmp_path / "tiny", 0, family, num_layers=3))
+    texts = ["what is 1 + 2", "eggs"]
+    whole = encoder.embed(texts)
+    assert encoder.num_layers == 3 and np.array_equal(encoder.cut(3).embed(texts), whole)
+    for depth in (0, 1, 2):
+        cut = encoder.cut(depth)
+        assert cut.num_layers == depth
+        states = []
+        for text in texts:
+            tokens = encoder.tokenizer([text], return_tensors="pt")
+            state = encoder.model(**tokens, output_hidden_states=True).hidden_states[depth]
+            norm = encoder.model.final_norm if family == "ModernBert" else (lambda x: x)
+            vector = norm(state)[0].mean(dim=0)
+            states.append((vector / vector.norm()).detach().double().numpy())
+        assert cut.embed(texts) == pytest.approx(np.array(states), abs=1e-5)
+    weights = {id(some) for some in encoder.model.parameters()}
+    assert weights >= {id(some) for some in encoder.cut(2).model.parameters()}  # shared, not copied
+    assert encoder.num_layers == 3 and np.array_equal(encoder.embed(texts), whole)  # and the whole stays whole
+    with pytest.raises(IbpoError, match="cannot be cut to 4 layers; it has 3"):
+        encoder.cut(4)
+
+
+@dataclass
+class Layered:
+    """An encoder of five layers, of which some know how hard a prompt is."""
+
+    hard: dict[str, float]
+    know: dict[int, float]
+    num_layers: int = 5
+    depth: int = 5
+
+    def cut(self, num_layers):
+        return replace(self, depth=num_layers)
+
+    def embed(self, prompts):
+        noise = np.random.default_rng(self.depth).standard_normal((len(prompts), 6))
+        noise[:, 0] += self.know.get(self.depth, 0.0) * np.array([self.hard[text] for text in prompts])
+        return noise
+
+
+@pytest.mark.parametrize(
+    ("know", "chosen"), [({}, 0), ({5: 3.0}, 5), ({3: 3.0, 4: 3.0, 5: 1.0}, 3), ({1: 0.2, 2: 3.0, 5: 3.0}, 2)]
+)
+def test_as_few_layers_are_looked_at_as_know_as_much(tmp_path, know, chosen):
+    draw = np.random.default_rng(0)
+    hard = {f"problem {i:04d}": float(x) for i, x in enumerate(draw.standard_normal(300))}
+    rows = [
+        {
+            "problem_id": text,
+            "prompt": text,
+            "response_group": group,
+            "reward": float(draw.random() < (0.5 if group == "short" else 0.5 + 0.4 * np.tanh(level))),
+            "tokens": 10 if group == "short" else 50,
+        }
+        for text, level in hard.items()
+        for group in ("short", "long")
+        for _ in range(4)
+    ]
+    log = read_routed_log(write(tmp_path / "log.jsonl", rows), columns=LogColumns())
+    assert choose_layers(log, cast(Any, Layered(hard, know))) == chosen
 
 
 def test_problems_of_equal_scores_are_a_blind_draw_in_whatever_order_they_stand(tmp_path):
