@@ -54,7 +54,7 @@ MODULES = {
     "antlr4-python3-runtime": "antlr4", "grpcio": "grpc", "protobuf": "google.protobuf", "scikit-learn": "sklearn",
 }  # fmt: skip
 """Packages whose module has another name."""
-NOT_PROBED = ("dev", "bench")
+NOT_PROBED = ("dev", "bench", "docs")
 """Extras of tools, which run as commands of their own."""
 
 

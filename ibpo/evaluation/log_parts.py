@@ -149,7 +149,8 @@ def read_parts(
             parts.append(make())
         except IbpoError as error:
             if names.by is None:
-                raise
+                left_out = f"; {len(bad_rows)} bad rows are left out, the first: {bad_rows[0]}" if bad_rows else ""
+                raise IbpoError(f"{path}: {error}{left_out}") from None
             wrong.append(str(error))
     if not parts:
         raise IbpoError(f"--by {names.by}: nothing to choose in any of {len(wrong)} parts; the first: {wrong[0]}")

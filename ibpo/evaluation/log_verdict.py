@@ -16,6 +16,7 @@ RIGHT = ("correct", "iscorrect", "right", "accuracy", "acc", "passed")
 """Columns whose sum is the number of right answers, whatever their capitals and signs."""
 SMALL = 30
 """So few problems leave wide intervals however many answers there are."""
+BLINDLY = "The best that fits without looking at the problems is"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +94,7 @@ def verdict(
     blind = "no mixture of response groups keeps it" if weights is None else _blind(weights)
     held = answer.held_out
     if held is None:
-        text = f"{label}: {_unknown(part)} Not looking at the problems, the best that fits is {blind}."
+        text = f"{label}: {_unknown(part)} {BLINDLY} {blind}."
         return Verdict(text=text, per_problem=False, mixture=weights)
     seen = as_shown(part, held)
     choose = f"{label}: {_of_today(part, seen.reward, held.spent, is_today)}: choose per problem"
@@ -131,10 +132,10 @@ def verdicts(part: LogPart, answers: Sequence[Answer]) -> list[str]:
     unknown = [answer for answer in answers if not (answer.held_out or answer.allocation is None)]
     if len(unknown) < 2:
         return [verdict(part, answer).text for answer in answers]
-    best = [verdict(part, answer).text.removesuffix(".").partition("the best that fits is ")[2] for answer in unknown]
+    best = [verdict(part, answer).text.removesuffix(".").partition(f"{BLINDLY} ")[2] for answer in unknown]
     lines = "; ".join(f"{one} ({answer.question.label})" for one, answer in zip(best, unknown, strict=True))
     said = _unknown(part)
-    together = f"{said[0].upper()}{said[1:]} Not looking at the problems, the best that fits is {lines}."
+    together = f"{said[0].upper()}{said[1:]} {BLINDLY} {lines}."
     return [*(verdict(part, answer).text for answer in known), together]
 
 
@@ -179,11 +180,10 @@ def _blind(weights: dict[str, float]) -> str:
     """A mixture in words."""
     parts = [(name, weight) for name, weight in weights.items() if weight > 5e-4]
     if len(parts) == 1:
-        return f"always {parts[0][0]}"
+        return f"always '{parts[0][0]}'"
     digits = 0 if all(0.005 <= weight < 0.995 for _, weight in parts) else 1  # never 0% of the problems
-    return (
-        " and ".join(f"{name} for {weight:.{digits}%}" for name, weight in parts) + " of the problems, drawn at random"
-    )
+    shares = [f"'{name}' for {weight:.{digits}%}" for name, weight in parts]
+    return f"{' and '.join(shares)} of the problems, drawn at random"
 
 
 def summarise_parts(

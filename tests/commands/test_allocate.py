@@ -511,7 +511,7 @@ def test_groups_that_differ_by_capitals_are_told_and_shares_are_never_0_percent(
     result = run(path, "--budget", "tokens=999")
     assert result.exit_code == 0, result.output
     assert "response groups 'High' and 'high' differ by capitals only" in result.stderr
-    assert "high for 0.1% and High for 99.9%" in " ".join(result.stdout.split())
+    assert "'high' for 0.1% and 'High' for 99.9%" in " ".join(result.stdout.split())
 
 
 def test_what_only_wins_by_spending_more_is_not_recommended(log):
