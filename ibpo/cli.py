@@ -37,7 +37,7 @@ COMMANDS = {
     ),
     "collect": (
         "collect:collect_command",
-        "Ask a log's prompts in other response groups, no more than it takes, and say whether choosing pays.",
+        "Ask a log's prompts in other response groups, as few as needed, and say whether choosing pays.",
     ),
     "calibrate": (
         "calibrate:calibrate_command",

@@ -160,7 +160,7 @@ def collect_command(
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be asked and paid, and ask nothing.")] = False,
     on_error: OnError = "fail",
 ) -> None:
-    """Ask a log's prompts in other response groups, no more than it takes, and say whether choosing pays."""
+    """Ask a log's prompts in other response groups, as few as needed, and say whether choosing pays."""
     from ibpo.commands.eval_setup import read_engine
     from ibpo.evaluation import Limits, match_logged, questions, read_prompt_log, stratified_order
     from ibpo.runs import working_in
