@@ -65,6 +65,32 @@ def test_what_is_cheapest_is_counted_in_what_is_used_up(more):
     assert spent["priority"] == pytest.approx(0.5) and spent["flex"] == pytest.approx(90 * 0.005)
 
 
+def test_a_low_estimate_of_the_expensive_group_does_not_break_a_total():
+    """Once not even the standard reserve fitted, the least estimate decided: that of a group seen once may be too low,
+    and a used-up total paid for expensive answers without end."""
+    controller = Controller(POLICY)
+    rows = [
+        Candidate(
+            response_group="short",
+            gain=0.0,
+            cost={"tokens": 400.0, "money": 0.0087},
+            reserve={"tokens": 4096.0, "money": 0.06},
+        ),
+        Candidate(
+            response_group="long",
+            gain=0.5,
+            cost={"tokens": 300.0, "money": 0.0056},
+            reserve={"tokens": 16384.0, "money": 0.183},
+        ),
+    ]
+    spent = {"short": 0.0, "long": 0.0}
+    for number in range(60):
+        found = controller.decide(rows, request_id=str(number), now=0.0, quotas={"day": {"money": 0.2}})
+        spent[found.response_group] += 0.0087 if found.response_group == "short" else 0.05
+        controller.settle(str(number), {"tokens": 400.0, "money": 0.0087 if found.response_group == "short" else 0.05})
+    assert 0 < spent["long"] <= 0.2 and spent["short"] > 0.2
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.floats(0.0, 3.0), st.floats(0.0, 3.0))
 def test_a_quota_is_never_exceeded_by_what_had_an_alternative(seed, session, day):

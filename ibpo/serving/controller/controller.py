@@ -390,10 +390,14 @@ class Controller:
                 if mean < _INFINITY and max(reserves[i][k] for i in places) > bucket.room(total, overcommit)
             ]
 
-            def cost_of(i: int) -> tuple[float, float, float]:
+            def in_totals(costs: _Costs) -> float:
                 """In parts of the totals that are used up: tokens and money are not added."""
-                row = [estimates[i][k] / total if total else estimates[i][k] * _INFINITY for k, total in used_up]
-                return sum(x for x in row if x > 0), parts[i], kept[i]
+                row = [costs[k] / total if total else costs[k] * _INFINITY for k, total in used_up]
+                return sum(x for x in row if x > 0)
+
+            def cost_of(i: int) -> tuple[float, float, float, float]:
+                # The most that it can cost comes first: of a group that has answered twice the estimate knows little.
+                return in_totals(reserves[i]), in_totals(estimates[i]), parts[i], kept[i]
 
             place = min(places, key=cost_of)
             if not self._admission.shortage(own, estimates[place], reserves[place]):
