@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,13 +124,19 @@ def allocate_command(
             question.limits_on(part)
     console = plain_console(width=160 if wide else PIPED)
     all_answers: list[tuple[LogPart, list[Answer]]] = []
+    # What one of several parts cannot keep is said in its row, and the others are solved all the same.
+    of_parts = asked if len(found.parts) == 1 else [replace(question, was_asked=False) for question in asked]
     for part in found.parts:
         answers = answer_questions(
-            part, asked, holdout=holdout, num_splits=num_splits, seed=seed, say=_say, progress=_split_counter
+            part, of_parts, holdout=holdout, num_splits=num_splits, seed=seed, say=_say, progress=_split_counter
         )
         if not as_json:
             _print_part(console, f"{by} = {part.name}" if by else log.name, part, answers, wide=wide)
         all_answers.append((part, answers))
+    for question, *rows in zip(asked, *(answers for _, answers in all_answers), strict=True):
+        if question.was_asked and question.times == 1 and not any(answer.allocation for answer in rows):
+            why = f"{found.parts[0].name}: {rows[0].why.removeprefix('not possible: ')}"
+            raise IbpoError(f"--budget {question.label}: cannot be kept in any part; {why}")
     num_bad = len(found.bad_rows)
     if as_json:
         typer.echo(json.dumps(summarise_parts(log, by, all_answers, num_bad=num_bad), indent=2))

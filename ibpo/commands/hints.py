@@ -10,6 +10,8 @@ from pathlib import Path
 
 MOST_FILES = 10_000
 """Entries of a folder that are compared with a name."""
+ABSENT = ("there is no", "no such file", "not found", "does not exist", "no file", "no folder", "holds no")
+"""What an error line says of a file that is not there."""
 
 
 def near_file(text: str, args: Sequence[str]) -> str:
@@ -19,7 +21,7 @@ def near_file(text: str, args: Sequence[str]) -> str:
         text: the error line.
         args: the command's arguments.
     """
-    if "did you mean" in text:
+    if "did you mean" in text or not any(words in text.lower() for words in ABSENT):
         return ""
     for arg in args:
         name = arg if not arg.startswith("-") else arg.partition("=")[2]

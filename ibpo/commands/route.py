@@ -149,9 +149,12 @@ def fit_command(
         pays, sentence = escalation_verdict(found)
         report["escalation"] = {**found, "verdict": sentence}
         if pays:
-            written = "the one that decides after the first answer is written"
+            before = said.replace(": the mix is written instead; it predicts the means", "")
             report["is_mix"] = False
-            report["verdict"] = said.replace("the mix is written instead; it predicts the means", written)
+            report["verdict"] = (
+                f"the router that decides after the first answer is written: {sentence}. One that decides before any "
+                f"answer, of which the table is, would be {before}"
+            )
             router = fit_router(
                 first.table, embedded=by_answer, embedding=embedding, source=source, report=report, seed=seed
             )

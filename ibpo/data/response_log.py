@@ -161,7 +161,8 @@ class Log:
         if name is None and len(parts) > 1:
             raise LogError(f"{path}: column {by!r} holds {', '.join(parts)}; name one of them with --part {by}=VALUE")
         if name is not None and name not in parts:
-            raise LogError(f"{path}: column {by!r} holds no {name!r} but {', '.join(parts)}")
+            there = ", ".join(parts)
+            raise LogError(f"{path}: column {by!r} holds no {name!r} but {there}; name one with --part {by}=VALUE")
         return parts[name] if name is not None else next(iter(parts.values()))
 
     def rows(self, keep: list[int]) -> "Log":

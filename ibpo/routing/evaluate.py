@@ -115,6 +115,12 @@ def evaluate_router(
         constant = table.cost.mean(axis=0)
         ends = {"cheapest": float(constant.min()), "most_expensive": float(constant.max())}
         asked = budget.in_cost(now=float(table.log.cost.mean()), **ends)  # exactly: 1/3 of 30 problems are 10
+        least = float(paid.min(axis=1).mean())
+        if asked < least * (1 - 1e-9):
+            raise IbpoError(
+                f"budget {budget.name}={float(asked):.6g}: cannot be kept: the cheapest response of each problem costs "
+                f"{least:.6g} on average; raise it to at least that"
+            )
         mean = max(asked, Fraction(float(expected.min(axis=1).mean()) * (1 + 1e-9)))
         pick = choose(scores.gain, expected, mean)
         every = np.arange(len(pick))

@@ -169,6 +169,9 @@ def _read_prompts(
             continue
         place = f"{place}, column"
         for number in numbers:
+            if lookup(row, number) is None and number not in row:
+                there = ", ".join(map(repr, row))
+                raise IbpoError(f"{place} {number!r}: there is none; name one of {there} with --number, once for each")
             try:
                 value = read_number(lookup(row, number))
             except (KeyError, TypeError, ValueError, OverflowError):
@@ -189,6 +192,14 @@ def _read_prompts(
             raise IbpoError(f"{place} {column!r}: {error}") from None
         if prompts.setdefault(name, text) != text:
             raise IbpoError(f"{place} {column!r}: problem {name!r} has another prompt than before; correct its id")
+    for number, rows in sums.items():
+        for name, values in rows.items():
+            if min(values) != max(values):
+                two = f"{min(values):g} and {max(values):g}"
+                raise IbpoError(
+                    f"{path}, column {number!r}: holds {two} for problem {name!r}, so that it is not known before "
+                    "answering; give --number what is the same for all answers to a problem"
+                )
     averages = {
         number: {name: sum(values) / len(values) for name, values in rows.items()} for number, rows in sums.items()
     }

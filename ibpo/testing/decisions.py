@@ -12,6 +12,7 @@ from ibpo.errors import IbpoError
 from ibpo.serving import Candidate, Controller, Reservation
 
 _forced: list[str | None] = []  # per block that runs, the innermost last; None: budgets are used up
+_missed: dict[str, str] = {}  # a forced name that a request could not have -> why
 _lock = threading.Lock()
 _decide, _choose = Controller.decide, Controller._choose
 
@@ -24,9 +25,10 @@ def _decide_forced(
         own = [candidate for candidate in candidates if candidate.response_group == name]
         if not own:
             names = [candidate.response_group for candidate in candidates]
-            raise IbpoError(
-                f"force({name!r}): request {request_id!r} can have {', '.join(names)} only; {nearest(name, names)}"
-            )
+            why = f"force({name!r}): request {request_id!r} can have {', '.join(names)} only; {nearest(name, names)}"
+            with _lock:
+                _missed.setdefault(name, why)
+            raise IbpoError(why)
         candidates = own
     return _decide(self, candidates, request_id=request_id, now=now, **options)
 
@@ -68,6 +70,10 @@ def _forcing(name: str | None) -> Iterator[None]:
             del _forced[len(_forced) - 1 - _forced[::-1].index(name)]
             if not _forced:
                 Controller.decide, Controller._choose = _decide, _choose
+            missed = _missed.pop(name, "") if name else ""
+    # A gateway answers all the same where its controller fails, so that nobody would see the error.
+    if missed:
+        raise IbpoError(missed)
 
 
 @contextmanager
@@ -78,7 +84,8 @@ def force(response_group: str) -> Iterator[None]:
     booked as ever. Blocks may be nested: the innermost counts.
 
     Args:
-        response_group: A request that cannot have it is an error: it would test another branch than you think.
+        response_group: A request that cannot have it is an error, at the latest at the end of the block: it would test
+            another branch than you think.
 
     Example:
         >>> from ibpo.serving import Candidate, Controller, ServingPolicy

@@ -623,3 +623,22 @@ def test_where_nothing_can_be_written_is_said_before_any_reading(tmp_path, comma
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2 and said in done.stderr and "there is no such file" not in done.stderr
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_part_that_cannot_keep_a_budget_costs_the_others_nothing(tmp_path):
+    """The first part was solved and printed, the second was an error, and nothing was written."""
+    rows = [
+        {"model": model, "problem_id": f"{p}", "effort": effort, "correct": int(n < 3 or effort == "high"),
+         "tokens": tokens * (10 if model == "b" else 1)}
+        for model in "ab" for p in range(12) for effort, tokens in (("low", 10), ("high", 100)) for n in range(4)
+    ]  # fmt: skip
+    path, out = tmp_path / "log.jsonl", tmp_path / "out"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(path, "--by", "model", "--budget", "tokens=50", "--num-splits", 3, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "tokens=50: not possible: needs at least 100 per problem." in result.stdout
+    a, b = json.loads((out / "summary.json").read_text())["parts"]
+    assert (a["part"], b["part"]) == ("a", "b") and (out / "frontier_a.png").is_file()
+    result = run(path, "--by", "model", "--budget", "tokens=5", "--num-splits", 3, "--out", tmp_path / "none")
+    assert result.exit_code == 2 and not (tmp_path / "none").exists()
+    assert "--budget tokens=5: cannot be kept in any part; a: needs at least 10 per problem" in result.stderr

@@ -328,6 +328,8 @@ def test_a_decision_is_forced_in_the_gateway_and_failures_reach_the_client():
         client = client_of(gateway.url)
         with testing.force("standard"):
             assert [ask(client).usage.completion_tokens for _ in range(3)] == [50] * 3
+        with pytest.raises(IbpoError, match=r"force\('standrd'\).*did you mean standard"), testing.force("standrd"):
+            ask(client)  # is answered, as where a store fails
         with testing.force("extended"):
             assert [ask(client).usage.completion_tokens for _ in range(3)] == [400] * 3
         gateway.upstream.fail(429)
