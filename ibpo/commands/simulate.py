@@ -235,14 +235,20 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
             f"{row['spent']:.6g}",
             f"{row['largest_above']:+.2%}",
             f"{-row['largest_below']:+.2%}",
-            f"{row['windows_within_1_percent']:.1%}",
-            f"{row['windows_reachable']:.1%}",
+            "–" if _is_slack(row) else f"{row['windows_within_1_percent']:.1%}",
+            "–" if _is_slack(row) else f"{row['windows_reachable']:.1%}",
             f"{row['overdraft']:.4g}",
             f"{row['largest_bound']:.4g}" + (" BROKEN" if row["bound_broken"] else ""),
         ]
         for row in figures["budgets"]
     ]
     print_table(console, heads, rows, title=title)
+    for row in filter(_is_slack, figures["budgets"]):
+        console.print(
+            f"budget {row['name']} has slack: the most expensive responses to all requests would spend "
+            f"{row['most']:.6g}, so there is nothing to hold",
+            highlight=False,
+        )
     console.print(
         f"most above and below, within 1 %: of all windows of {figures['window']} requests in a row; reachable: the "
         "largest share of them within 1 % for anyone who does not know the future",
@@ -264,6 +270,11 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
     if figures["tenants"]:
         said = ", ".join(f"{row['name']} {row['fairness']:.3f}" for row in figures["budgets"])
         console.print(f"fairness among tenants (Jain's index, 1: the same for all): {said}")
+
+
+def _is_slack(row: dict[str, Any]) -> bool:
+    """Whether not even the most expensive choices come to within 1 % of the budget."""
+    return row["most"] < 0.99 * row["mean"]
 
 
 def _terms(row: dict[str, Any]) -> list[str]:

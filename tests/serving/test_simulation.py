@@ -235,6 +235,21 @@ def test_simulate_reports_and_writes(tmp_path):
     assert run(path, "--plan", plan).exit_code == 0
 
 
+def test_a_budget_that_nobody_can_use_up_has_slack(tmp_path):
+    """No window was within 1 %, and all of them were "reachable"."""
+    path = tmp_path / "trace.jsonl"
+    rows = [{"t": i, "output_tokens": 100 + i % 7, "gain": (i % 10) / 10} for i in range(1200)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = CliRunner().invoke(app, ["simulate", str(path), "--budget", "tokens=400000"])
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stdout.split())
+    assert "budget tokens has slack: the most expensive responses to all requests would spend" in said
+    (line,) = [line for line in result.stdout.splitlines() if line.strip().startswith("tokens ")]
+    assert line.split().count("–") == 2
+    bound = CliRunner().invoke(app, ["simulate", str(path), "--budget", "extended=30%"])
+    assert "slack" not in bound.stdout and "–" not in bound.stdout
+
+
 def test_gains_of_a_calibration_are_drawn_from_its_scores(tmp_path):
     """What `ibpo calibrate` writes is what `ibpo simulate` takes: the policy's own choice on this traffic."""
     trace, scores, file = tmp_path / "t.jsonl", tmp_path / "p.jsonl", tmp_path / "calibration.json"

@@ -53,6 +53,7 @@ def summarise(
     the same in total; `value_kept_by_window` over the clairvoyant optima of each `window` requests, which spend the
     same in each; `value_kept_as_predicted` over that of the optimum which knows no more than the controller (predicted
     gains, expected costs), both counted in what was predicted. Gains count from each request's cheapest response group.
+    `most` is what the most expensive response to every request would spend: below the budget there is nothing to hold.
     `windows_reachable` is the share of windows within 1 % that nobody could have exceeded without knowing the future
     (`find_reachable`). What the controller expected is `done.estimate`, learned or given. `fairness` is Jain's index of
     the tenants' spending, `windows` the mean of each `window` requests in turn.
@@ -85,6 +86,7 @@ def summarise(
                 "name": budget.name,
                 "mean": budget.mean,
                 "spent": float(spent[k].mean()),
+                "most": 1.0 if budget.response_group is not None else float(cost.max(axis=1).mean()),
                 "unit": "share" if budget.response_group is not None else "part of the budget",
                 "largest_above": float(off.max()),
                 "largest_below": float(-off.min()),
