@@ -10,7 +10,7 @@ from pathlib import Path
 
 MOST_FILES = 10_000
 """Entries of a folder that are compared with a name."""
-ABSENT = ("there is no", "no such file", "not found", "does not exist", "no file", "no folder", "holds no")
+ABSENT = ("there is no such", "no such file")
 """What an error line says of a file that is not there."""
 
 

@@ -69,7 +69,7 @@ class RoutedLog:
     prompts: list[str]
     """P texts; empty ones where there is no prompt column."""
     numbers: dict[str, list[float]]
-    """Column -> P means over the problem's rows."""
+    """Column -> P numbers, each the same in all of the problem's rows."""
     columns: dict[str, str]
     """Field -> column."""
     left_out: int
@@ -149,7 +149,7 @@ def _read_prompts(
     wanted: set[str],
     of_part: tuple[str, str] | None,
 ) -> tuple[str, dict[str, str], dict[str, dict[str, float]]]:
-    """The prompt's column ("": none), problem -> prompt, and column -> problem -> mean number.
+    """The prompt's column ("": none), problem -> prompt, and column -> problem -> number.
 
     Args:
         path: The log.
@@ -162,7 +162,7 @@ def _read_prompts(
     # A source of its own for each pass: one remembers which samples it has seen.
     first, source = (Source(path=path, problem=problem) for _ in range(2))
     column, prompts = _prompt_column(first, prompt, bool(numbers), of_part), dict[str, str]()
-    sums: dict[str, dict[str, list[float]]] = {name: {} for name in numbers}
+    known: dict[str, dict[str, float]] = {name: {} for name in numbers}
     for place, row in _rows_of(source, of_part):
         name = text_of(lookup(row, problem))
         if name not in wanted:
@@ -178,7 +178,11 @@ def _read_prompts(
                 value = math.nan
             if not math.isfinite(value):
                 raise IbpoError(f"{place} {number!r}: {lookup(row, number)!r} is not a finite number; fill it in")
-            sums[number].setdefault(name, []).append(value)
+            if (before := known[number].setdefault(name, value)) != value:
+                raise IbpoError(
+                    f"{path}, column {number!r}: holds {before:g} and {value:g} for problem {name!r}, so that it is "
+                    "not known before answering; give --number what is the same for all answers to a problem"
+                )
         if not column:
             continue
         value = lookup(row, column)
@@ -192,18 +196,7 @@ def _read_prompts(
             raise IbpoError(f"{place} {column!r}: {error}") from None
         if prompts.setdefault(name, text) != text:
             raise IbpoError(f"{place} {column!r}: problem {name!r} has another prompt than before; correct its id")
-    for number, rows in sums.items():
-        for name, values in rows.items():
-            if min(values) != max(values):
-                two = f"{min(values):g} and {max(values):g}"
-                raise IbpoError(
-                    f"{path}, column {number!r}: holds {two} for problem {name!r}, so that it is not known before "
-                    "answering; give --number what is the same for all answers to a problem"
-                )
-    averages = {
-        number: {name: sum(values) / len(values) for name, values in rows.items()} for number, rows in sums.items()
-    }
-    return column, prompts, averages
+    return column, prompts, known
 
 
 def _rows_of(source: Source, of_part: tuple[str, str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
