@@ -24,7 +24,8 @@ import difflib
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from fractions import Fraction
 from numbers import Real
 from typing import Any, Literal
@@ -271,12 +272,19 @@ def check_budget(
     if is_share and relative:
         raise IbpoError(f"{where}: {budget.amount_text} is of a cost; a share is a number or a percentage: 0.3, 30%")
     if is_share and budget.amount > 1:
-        fix = f"; did you mean {budget.key}{'' if budget.sense == 'at_least' else '='}{amount}%?"
+        equals = "" if budget.sense == "at_least" else "="
+        fix = f"did you mean {budget.key}{equals}{amount}%?"
         if budget.scope is not None and budget.scope.value is None:
-            fix = f"; a slice of one value is {budget.key.removesuffix('>=')}=VALUE=SHARE"
-        elif budget.unit == "percent" or budget.amount > 100:
-            fix = f"; a cost is named {' or '.join(costs)}" if costs else "; lower it"
-        raise IbpoError(f"{where}: a share is at most 1{fix}")
+            fix = f"a slice of one value is {budget.key.removesuffix('>=')}=VALUE=SHARE"
+        elif budget.unit == "percent" and costs and budget.scope is None and not set(refused or ()) & {"cost", "now"}:
+            fix = f"did you mean {costs[0]}{budget.key[len(budget.name) :]}{equals}{amount}x, so much of today's cost?"
+        elif budget.unit == "percent":
+            fix = f"write at most {budget.key}{equals}100%, which leaves the choice free"
+            if budget.sense == "at_least":
+                fix = f"write at most {budget.key}100%, that response group for every problem"
+        elif budget.amount > 100:
+            fix = f"a cost is named {' or '.join(costs)}" if costs else "lower it"
+        raise IbpoError(f"{where}: a share is at most 100%; {fix}")
     if not is_share and budget.unit == "percent":
         raise IbpoError(
             f"{where}: a percentage of what? {budget.name}={amount}x is that part of what is spent now, "
@@ -312,6 +320,47 @@ def cost_text(value: float) -> str:
         ('12,346', '0.00402', '5')
     """
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def amount_to_ask(limit: float, *, at_least: bool = False) -> str:
+    """A limit as an error advises it: few digits, without commas, and never on the side that cannot be kept.
+
+    Args:
+        limit: The least that can be kept, or with `at_least` the most.
+        at_least: The budget is a lower bound, so that the digits are rounded down.
+
+    Example:
+        >>> amount_to_ask(1193.8777111111112), amount_to_ask(0.0040241), amount_to_ask(90.0)
+        ('1194', '0.004025', '90')
+        >>> amount_to_ask(1193.8777111111112, at_least=True), amount_to_ask(2 / 3, at_least=True)
+        ('1193', '0.6666')
+    """
+    if not math.isfinite(limit):
+        return str(limit)
+    exact = Decimal(repr(float(limit)))
+    last_digit = min(0, exact.adjusted() - 3)  # the fourth, and no digit of the whole part is lost
+    with localcontext(prec=400):  # as many digits as floats have
+        side = ROUND_FLOOR if at_least else ROUND_CEILING
+        return _exact(Fraction(exact.quantize(Decimal(1).scaleb(last_digit), side)))
+
+
+def move_budget(budget: Budget, limit: float, *, is_share: bool) -> Budget:
+    """A budget that cannot be kept, moved to a limit that can: what an error advises to write instead.
+
+    Args:
+        budget: As it was asked.
+        limit: The nearest mean cost, or share, that can be kept.
+        is_share: It bounds a response group's share; it stays a percentage where it was one.
+
+    Example:
+        >>> str(move_budget(parse_budget("0.1x"), 1193.88, is_share=False))
+        'tokens=1194'
+        >>> str(move_budget(parse_budget("extended>=80%"), 2 / 3, is_share=True))
+        'extended>=66.66%'
+    """
+    percent = is_share and budget.unit == "percent"
+    asked = Fraction(amount_to_ask(100 * limit if percent else limit, at_least=budget.sense == "at_least"))
+    return replace(budget, amount=asked / 100 if percent else asked, unit="percent" if percent else "number")
 
 
 def _refuse(features: Mapping[str, bool], refused: Mapping[str, str] | None, where: str) -> None:

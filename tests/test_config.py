@@ -130,7 +130,7 @@ def test_shipped_recipes(path):
         (
             "extended = 0.5",
             "extended = 50",
-            "budget.extended: a share is at most 1; did you mean extended=50%",
+            "budget.extended: a share is at most 100%; did you mean extended=50%",
         ),
         ("extended = 0.5", "extended = -0.1", "budget.extended: '-0.1' is not an amount"),
         ("extended = 0.5", "extended = nan", "budget.extended: 'nan' is not an amount"),
@@ -168,7 +168,7 @@ def test_errors_name_file_key_and_mend(recipe, old, new, message):
         ("train.steps=many", "--set train.steps=many: needs a whole number, got 'many'"),
         ("train.steps", "--set train.steps: needs TABLE.KEY=VALUE"),
         ("response_group.extendde.prefix=x", "no response group 'extendde'; did you mean extended?"),
-        ("budget.extended=2", "--set budget.extended=2: a share is at most 1; did you mean extended=2%?"),
+        ("budget.extended=2", "--set budget.extended=2: a share is at most 100%; did you mean extended=2%?"),
     ],
 )
 def test_override_errors_name_the_override(recipe, override, message):

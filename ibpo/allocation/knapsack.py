@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ibpo.allocation.problem import Amount, Choose, gather, validate
+from ibpo.allocation.problem import Amount, Choose, gather, tell_apart, validate
 from ibpo.allocation.segments import FloatArray, IntArray, exact_sum, is_first
+from ibpo.budget import amount_to_ask
 from ibpo.errors import IbpoError
 from ibpo.pictures import MOST_POINTS, Mark, chart, number_text, show, table, text_table
 
@@ -230,9 +231,10 @@ class Frontier:
         if math.isnan(amount):
             raise IbpoError(f"budget: needs one number, the mean cost per problem, got {budget!r}")
         if amount < self.spent[0]:
+            asked, found = tell_apart(amount, float(self.spent[0]), digits=6)
             raise IbpoError(
-                f"budget {amount:.12g}: the cheapest allocation costs {float(self.spent[0])!r} per problem; ask for "
-                "that much"
+                f"budget {asked}: the cheapest allocation costs {found} per problem; ask for at least "
+                f"{amount_to_ask(float(self.spent[0]))}"
             )
         place = int(np.searchsorted(self.spent, amount, side="right")) - 1
         spent = min(amount, float(self.spent[-1]))

@@ -31,7 +31,9 @@ from ibpo.allocation.segments import (
     text_key,
     whole_ids,
 )
+from ibpo.budget import amount_to_ask
 from ibpo.errors import IbpoError
+from ibpo.pictures import number_text
 
 Choose = Literal["exactly_one", "at_most_one"]
 Amount = float | str | Fraction
@@ -60,17 +62,17 @@ class InfeasibleBudget(IbpoError):
         """State the budget, by how much it is missed, and the nearest feasible value."""
         self.budget_index, self.budget, self.nearest, self.floor = budget_index, budget, nearest, floor
         self._given = given
-        asked, found = tell_apart(budget, nearest)[0], repr(nearest)
+        asked, found = tell_apart(budget, nearest, digits=6)
+        by, ask = number_text(abs(budget - nearest)), amount_to_ask(nearest, at_least=floor)
         if floor:
             text = (
                 f"at_least {budget_index}: a mean cost of at least {asked} per problem cannot be reached{given}: "
-                f"the most expensive allocation costs {found}, short by {budget - nearest:.6g}; lower it to "
-                f"at most {found}"
+                f"the most expensive allocation costs {found}, short by {by}; lower it to at most {ask}"
             )
         else:
             text = (
                 f"budget {budget_index}: a mean cost of {asked} per problem cannot be kept{given}: the cheapest "
-                f"allocation costs {found}, over by {nearest - budget:.6g}; raise it to at least {found}"
+                f"allocation costs {found}, over by {by}; raise it to at least {ask}"
             )
         super().__init__(text)
 
@@ -87,10 +89,16 @@ def tell_apart(number: float | Fraction, other: float | Fraction, *, digits: int
     """Two numbers as texts, with as many digits as it takes to see how far they are apart."""
     apart = Fraction(number) - Fraction(other)
     for places in range(digits, 18):
-        texts = f"{float(number):.{places}g}", f"{float(other):.{places}g}"
-        if abs(Fraction(texts[0]) - Fraction(texts[1]) - apart) * 100 <= abs(apart):
+        texts = _shown(float(number), places), _shown(float(other), places)
+        if abs(Fraction(texts[0].replace(",", "")) - Fraction(texts[1].replace(",", "")) - apart) * 100 <= abs(apart):
             return texts
     return str(number), str(other)  # fractions, closer than floats
+
+
+def _shown(number: float, places: int) -> str:
+    """With so many digits, and all of its whole part: 20,000, not 2e+04."""
+    whole = len(f"{abs(number):.0f}") if abs(number) < 1e15 else 0
+    return f"{number:,.{max(places, whole)}g}"
 
 
 def _float(number: Fraction | int) -> float:

@@ -27,11 +27,21 @@ from ibpo.allocation import (
     random_mix,
     value_halves,
 )
-from ibpo.budget import TOKENS, Budget, check_budget, check_distinct, costs_named, parse_budget
+from ibpo.budget import (
+    TOKENS,
+    Budget,
+    amount_to_ask,
+    check_budget,
+    check_distinct,
+    costs_named,
+    move_budget,
+    parse_budget,
+)
 from ibpo.errors import IbpoError
 from ibpo.evaluation.estimates import shrink, within_halves
 from ibpo.evaluation.log_parts import FloatArray, IntArray, LogPart, Say
 from ibpo.evaluation.statistics import UNSEEN, that_differ
+from ibpo.pictures import number_text
 
 DEFAULT = ("0.5x", "25%range", "50%range", "75%range")
 GAP, NODES, MANY = 1e-4, 100, 100
@@ -242,7 +252,7 @@ def answer_questions(
             if not isinstance(error, InfeasibleBudget) or (question.times == 1 and question.was_asked):
                 said = str(error)
                 if isinstance(error, InfeasibleBudget) and (len(limits) > 1 or limits[0].group is not None):
-                    said = _not_kept(error, limits, part.columns["cost"])
+                    said = _not_kept(error, question.budgets, limits, part.columns["cost"])
                 elif isinstance(error, InfeasibleBudget):
                     said = said.partition(": ")[2]  # there is one budget only: which of them says nothing
                     round_ = math.floor if error.floor else math.ceil
@@ -251,7 +261,9 @@ def answer_questions(
                 raise IbpoError(f"{part.place}--budget {name}: {said}") from None
             allocation, small, mixture = None, np.zeros(0, np.int64), None
             what = "" if name == question.label else f"{name} "
-            why = f"not possible: {what}needs at least {error.nearest:.6g} per problem"
+            of, unit = (1, " per problem") if limits[error.budget_index].group is None else (100, "% of the problems")
+            needs = f"{'reaches at most' if error.floor else 'needs at least'}"
+            why = f"not possible: {what}{needs} {amount_to_ask(of * error.nearest, at_least=error.floor)}{unit}"
         answers.append(
             Answer(
                 question=question, limits=limits, allocation=allocation, pick=small, why=why, mixture=mixture,
@@ -276,16 +288,17 @@ def answer_questions(
     return [valued.get(answer.question, answer) for answer in answers]
 
 
-def _not_kept(error: InfeasibleBudget, limits: Sequence[GroupLimit], cost: str) -> str:
+def _not_kept(error: InfeasibleBudget, budgets: Sequence[Budget], limits: Sequence[GroupLimit], cost: str) -> str:
     """By how much a budget cannot be kept, in its own words: a share of the problems, or a cost per problem."""
     limit, together = limits[error.budget_index], " together with the other budgets" if len(limits) > 1 else ""
     if limit.group is not None:
-        can = "at most {:.4g}% of the problems can" if error.floor else "at least {:.4g}% of the problems have to"
-        found = f"{can.format(100 * error.nearest)} get {limit.name}"
+        can = "at most {}% of the problems can" if error.floor else "at least {}% of the problems have to"
+        found = f"{can.format(number_text(100 * error.nearest))} get {limit.name}"
     else:
-        found = f"{'at most' if error.floor else 'at least'} {error.nearest:.6g} {cost} per problem are spent"
+        found = f"{'at most' if error.floor else 'at least'} {number_text(error.nearest)} {cost} per problem are spent"
     another = ", or loosen another" if together else ""
-    return f"{found}{together}; {'lower' if error.floor else 'raise'} it to that{another}"
+    asked = move_budget(budgets[error.budget_index], error.nearest, is_share=limit.group is not None)
+    return f"{found}{together}; {'lower' if error.floor else 'raise'} it to {asked}{another}"
 
 
 def _held_out(log: GroupMeans, within: FloatArray, answers: Sequence[Answer], **options: Any) -> list[HoldoutRow]:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.allocation import allocate, frontier, holdout_value, random_mix
-from ibpo.budget import Budget, check_budget, costs_named
+from ibpo.budget import Budget, check_budget, costs_named, move_budget
 from ibpo.errors import IbpoError
 from ibpo.evaluation import estimate_from_draws
+from ibpo.pictures import number_text
 from ibpo.routing.features import FloatArray
 from ibpo.routing.fit import MIN_PROBLEMS, RoutedLog, fit_router, scores_of
 from ibpo.routing.router import Scores
@@ -118,8 +119,8 @@ def evaluate_router(
         least = float(paid.min(axis=1).mean())
         if asked < least * (1 - 1e-9):
             raise IbpoError(
-                f"budget {budget.name}={float(asked):.6g}: cannot be kept: the cheapest response of each problem costs "
-                f"{least:.6g} on average; raise it to at least that"
+                f"budget {budget}: cannot be kept: the cheapest response of each problem costs {number_text(least)} "
+                f"on average; write {move_budget(budget, least, is_share=False)}"
             )
         mean = max(asked, Fraction(float(expected.min(axis=1).mean()) * (1 + 1e-9)))
         pick = choose(scores.gain, expected, mean)

@@ -252,12 +252,12 @@ def test_numbers_that_are_no_decimals_have_a_tolerance():
 
 
 def test_bounds_that_cross_are_told_apart():
-    with pytest.raises(IbpoError, match=r"at_least\[0\] is 543340001, above budget\[0\], 543340000: lower it"):
+    with pytest.raises(IbpoError, match=r"at_least\[0\] is 543,340,001, above budget\[0\], 543,340,000: lower it"):
         allocate([1, 1], [0, 1], [3, 4], 543_340_000, at_least=543_340_001)
     with pytest.raises(IbpoError, match=r"at_least\[0\] is 0\.5, above budget\[0\], 0\.25: lower it"):
         allocate([1, 1], [0, 1], [3, 4], 0.25, at_least=0.5)
     with pytest.raises(
-        InfeasibleBudget, match=r"of 1000000000000\.5 per problem.*costs 1000000000001\.0, over by 0\.5;"
+        InfeasibleBudget, match=r"of 1,000,000,000,000\.5 per problem.*costs 1,000,000,000,001, over by 0\.5;"
     ):
         allocate([1, 1], [0, 1], [10**12, 10**12 + 2], 1_000_000_000_000.5)
 

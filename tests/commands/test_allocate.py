@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import random
+import re
 import time
 from collections import Counter
 from dataclasses import replace
@@ -214,7 +215,20 @@ def test_half_of_today_is_answered_unasked_and_no_error_where_it_cannot_be_kept(
     assert result.exit_code == 0 and "tokens=0.5x: not possible: needs at least 90" in result.stdout
     result = run(path, "--budget", "0.5x")
     assert result.exit_code == 2 and "--budget tokens=0.5x: a mean cost of 47.5 per problem" in result.stderr
-    assert "raise it to at least 90.0 (of today's, 0.95x)" in result.stderr
+    assert "raise it to at least 90 (of today's, 0.95x)" in result.stderr
+
+
+@pytest.mark.parametrize("asked", [["tokens=50"], ["tokens>=9999"], ["high>=80%", "tokens=300"]])
+def test_the_advised_budget_works_when_pasted(log, asked):
+    result = run(log, "--num-splits", 0, *(x for text in asked for x in ("--budget", text)))
+    assert result.exit_code == 2
+    advised = re.search(
+        r"(?:raise|lower) it to (?:at (?:least|most) )?(?:tokens=)?(\d+(?:\.\d+)?)[ ,\n]", result.stderr
+    )
+    assert advised, result.stderr
+    asked[-1] = re.sub(r"=\d+", f"={advised[1]}", asked[-1])
+    result = run(log, "--num-splits", 0, *(x for text in asked for x in ("--budget", text)))
+    assert result.exit_code == 0, result.output
 
 
 def test_budgets_relative_to_what_the_log_spends(log, tmp_path):
@@ -298,18 +312,20 @@ def test_a_part_with_nothing_to_choose_is_left_out_aloud(tmp_path):
         (["--budget", "tokens=25%"], "tokens=0.25x is that part of what is spent now, tokens=25%range that part"),
         (["--budget", "medium=30%"], "is named 'medium'; there are high, low, tokens, cost"),
         (["--budget", "money=3"], "the log's cost is 'tokens', no money; give a table of prices with --prices"),
-        (["--budget", "high=30"], "a share is at most 1; did you mean high=30%"),
+        (["--budget", "high=30"], "a share is at most 100%; did you mean high=30%"),
         (["--budget", "high@level=3=0.5"], "--by COLUMN solves each part"),
         (["--budget", "high=0.5", "--budget", "high<=40%"], "high: is given twice"),
         (["--budget", "tokens=50"], "--budget tokens=50: a mean cost of 50 per problem cannot be kept"),
-        (["--budget", "tokens>=9999"], "--budget tokens>=9999: a mean cost of at least 9999 per problem cannot be"),
+        (["--budget", "tokens>=9999"], "--budget tokens>=9999: a mean cost of at least 9,999 per problem cannot be"),
         (
             ["--budget", "high>=80%", "--budget", "tokens=300"],
-            "--budget tokens=300: at least 831 tokens per problem are spent together with the other budgets; raise it",
+            "--budget tokens=300: at least 831 tokens per problem are spent together with the other budgets; "
+            "raise it to tokens=831,",
         ),
         (
             ["--budget", "low>=50%", "--budget", "high>=60%"],
-            "--budget high>=60%: at most 50% of the problems can get high together with the other budgets; lower it",
+            "--budget high>=60%: at most 50% of the problems can get high together with the other budgets; "
+            "lower it to high>=50%",
         ),
         (["--columns", "reward=score"], "no column 'score'; there are 'problem_id'"),
         (["--columns", "response_group=tokens"], "problems without a response of every response group"),

@@ -292,7 +292,7 @@ def test_gains_of_a_calibration_are_drawn_from_its_scores(tmp_path):
         (
             '{"t": 0, "output_tokens": 1}',
             ["--budget", "extended=30%", "--budget", "standard=60%"],
-            "allow 0.9 of the requests together",
+            "allow 90% of the requests together",
         ),
         ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--assume", "time_unit=h"], "is not one of s, ms"),
         ('{"t": 0, "output_tokens": 1}', ["--budget", "tokens=3", "--assume", "factor=inf"], "must be from 0.001 to"),
@@ -323,6 +323,15 @@ def test_the_unit_of_the_times_is_guessed_aloud(tmp_path, unit, first):
 
     result = CliRunner().invoke(app, ["simulate", str(trace), "--budget", "extended=30%"])
     assert result.exit_code == 0 and f"requests of 6.0 seconds, column t read in {unit}" in result.stderr
+
+
+def test_the_advised_budget_works_when_pasted(tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(json.dumps({"t": i, "output_tokens": 1000 + i % 3}) + "\n" for i in range(50)))
+    result = run(trace, "--budget", "tokens=10")
+    assert result.exit_code == 2 and "the cheapest responses cost 1,001 per request" in result.output
+    advised = result.output.strip().rpartition("write ")[2]
+    assert run(trace, "--budget", advised).exit_code == 0, advised
 
 
 def test_a_group_that_no_budget_bounds_is_said(tmp_path):

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ibpo.budget import amount_to_ask
 from ibpo.errors import IbpoError
+from ibpo.pictures import number_text
 from ibpo.serving.controller import TOTAL, Candidate, Controller, Reservation, ServingPolicy
 from ibpo.serving.lengths import Lengths
 
@@ -85,14 +87,14 @@ def check_feasible(requests: Requests, policy: ServingPolicy) -> None:
     for budget in policy.budgets:
         if budget.name == TOKENS and budget.response_group is None and budget.mean < cheapest:
             raise IbpoError(
-                f"budget {budget.name}={budget.mean:g}: the cheapest responses cost {cheapest:.6g} per request; "
-                "ask for that much"
+                f"budget {budget.name}={amount_to_ask(budget.mean)}: the cheapest responses cost "
+                f"{number_text(cheapest)} per request; write {budget.name}={amount_to_ask(cheapest)}"
             )
     shares = {budget.response_group: budget.mean for budget in policy.budgets if budget.response_group is not None}
     if set(shares) >= set(requests.groups) and sum(shares.values()) < 1 - 1e-9:
         raise IbpoError(
-            f"budgets {', '.join(map(str, shares))}: allow {sum(shares.values()):.4g} of the requests together, and "
-            "there is no other response group; raise one"
+            f"budgets {', '.join(map(str, shares))}: allow {number_text(100 * sum(shares.values()))}% of the requests "
+            "together, and there is no other response group; raise one"
         )
 
 
