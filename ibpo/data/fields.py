@@ -244,6 +244,8 @@ def read_object(value: Any) -> Json:
 
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([, '\u2019\u00a0\u202f]\d{3})+(\.\d+)?")
 _COMMA = re.compile(r"[+-]?\d+,\d+")
+_POINTS = re.compile(r"[+-]?[1-9]\d{0,2}([. '\u2019\u00a0\u202f]\d{3})+(?P<decimals>,\d+)?")
+"""Thousands as they are parted where a comma separates decimals."""
 
 
 def read_number(value: Any, *, decimal_comma: bool = False) -> float:
@@ -251,7 +253,7 @@ def read_number(value: Any, *, decimal_comma: bool = False) -> float:
 
     Args:
         value: A number, or a text that says one.
-        decimal_comma: Whether `1,297` is 1.297, as where `0,5` is in the same column.
+        decimal_comma: Whether `1,297` is 1.297, as where `0,5` is in the same column; `1.297` is 1297 then.
 
     Raises:
         ValueError: The value is not valid.
@@ -259,14 +261,16 @@ def read_number(value: Any, *, decimal_comma: bool = False) -> float:
     Example:
         >>> read_number("1,297"), read_number("0,5"), read_number(" 12.5 "), read_number("1,297,300.5")
         (1297.0, 0.5, 12.5, 1297300.5)
-        >>> read_number("1,297", decimal_comma=True)
-        1.297
+        >>> read_number("1,297", decimal_comma=True), read_number("1.297,5"), read_number("1.297", decimal_comma=True)
+        (1.297, 1297.5, 1297.0)
     """
     if not isinstance(value, str):
         return float(value)
     text = value.strip().removesuffix("%").rstrip()  # a blank may be before the sign
     if _COMMA.fullmatch(text) and (decimal_comma or not _THOUSANDS.fullmatch(text)):
         text = text.replace(",", ".")
+    elif (found := _POINTS.fullmatch(text)) and (decimal_comma or found["decimals"]):
+        text = re.sub(r"[^-+\d,]", "", text).replace(",", ".")
     elif _THOUSANDS.fullmatch(text):
         text = re.sub(r"[, '\u2019\u00a0\u202f]", "", text)
     return float(text)
@@ -306,4 +310,6 @@ class Commas:
 def _comma(value: Any) -> str:
     """What the one comma of a text that says a number parts; "" where it has none."""
     text = value.strip().removesuffix("%").rstrip() if isinstance(value, str) else ""
+    if (found := _POINTS.fullmatch(text)) and found["decimals"]:
+        return "decimals"
     return "" if not _COMMA.fullmatch(text) else "thousands" if _THOUSANDS.fullmatch(text) else "decimals"

@@ -345,14 +345,18 @@ def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
     spaced = bool(re.search(re.escape(sign) + " +\\S", re.sub(r'"[^"]*"', '"', head)))
     reader = csv.reader(_from(head, file), delimiter=sign, skipinitialspace=spaced)
     names = [name.strip() for name in next(reader, [])]
+    while names and not names[-1]:  # as spreadsheets write them behind a table
+        names.pop()
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice and {"Status", "Named Scores"} <= set(names):
         raise LogError(f"{path}: promptfoo's CSV holds no tokens; write its results with -o FILE.json and name that")
     if twice:
         raise LogError(f"{path}: {len(names)} columns, of which several are called {twice[0]!r}; rename one of them")
     for values in reader:
-        if not values:
-            continue
+        while len(values) > len(names) and not values[-1].strip():
+            values.pop()
+        if not any(map(str.strip, values)):
+            continue  # an empty line, or one of delimiters alone
         place = f"{path}, line {reader.line_num + passed}"
         if len(values) > len(names):
             yield place, LogError(f"{place}: more values than the header has columns")
@@ -387,9 +391,35 @@ def _columnar_rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
                 raise LogError(f"{path}: several columns are called {twice[0]!r}; rename one of them")
             if kind != "parquet":  # offsets of a damaged file may point anywhere, and are followed without a look
                 batch.validate(full=True)
-            yield from batch.to_pylist()
+            yield from _readable(batch, arrow).to_pylist(maps_as_pydicts="lossy")
     except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise LogError(f"{place}: {str(error)[:200]}; write it again") from None
+
+
+def _readable(batch: Any, arrow: Any) -> Any:
+    """The batch with texts where Python has no such value: times to the nanosecond, years beyond 9999, bytes of texts.
+
+    Columns that nobody asks for would keep the others from being read.
+    """
+    columns = []
+    for column in batch.columns:
+        kind = _plain_type(column.type, arrow)
+        with suppress(arrow.ArrowException):  # bytes that are no text stay what they are
+            column = column if kind == column.type else column.cast(kind)
+        columns.append(column)
+    return arrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _plain_type(kind: Any, arrow: Any) -> Any:
+    types = arrow.types
+    if types.is_temporal(kind) or types.is_binary(kind) or types.is_large_binary(kind):
+        return arrow.string()
+    if types.is_struct(kind):
+        return arrow.struct([kind.field(i).with_type(_plain_type(kind.field(i).type, arrow))
+                             for i in range(kind.num_fields)])  # fmt: skip
+    if types.is_list(kind):
+        return arrow.list_(_plain_type(kind.value_type, arrow))
+    return kind
 
 
 def _batches(path: Path, kind: str, arrow: Any) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from collections import Counter
 
 import pytest
@@ -475,3 +476,40 @@ def test_thousands_as_swiss_spreadsheets_write_them(tmp_path):
         "id;effort;score;tokens\na;low;1;1\u2019234\na;high;1;2'000\u2019000\n", encoding="utf-8"
     )
     assert read_log(tmp_path / "a.csv").cost.tolist() == [1234, 2000000]
+
+
+def test_what_spreadsheets_leave_behind_and_below_a_table_is_nothing(tmp_path):
+    rows = ["id;effort;score;tokens;;", "a;low;1;10;;", "a;high;0;20;;", ";;;;;", " ; ; ; "]
+    assert read_log(write(tmp_path / "a.csv", "\n".join(rows))).cost.tolist() == [10, 20]
+    rows = ["id,effort,score,tokens", "a,low,1,10,", "a,high,0,20,,"]
+    assert read_log(write(tmp_path / "b.csv", "\n".join(rows))).cost.tolist() == [10, 20]
+    with pytest.raises(LogError, match="line 2: more values than the header has columns"):
+        read_log(write(tmp_path / "c.csv", "id,effort,score,tokens\na,low,1,10,,7\n"))
+
+
+@pytest.mark.parametrize("blank", [".", "\u00a0", "\u202f", " "])
+def test_thousands_beside_a_decimal_comma(tmp_path, blank):
+    rows = f"id;effort;score;tokens\na;low;1;1{blank}234,5\na;high;0,5;2{blank}000{blank}000\na;low;1;1,234\n"
+    (tmp_path / "a.csv").write_text(rows, encoding="utf-8")
+    assert read_log(tmp_path / "a.csv").cost.tolist() == [1234.5, 2000000, 1.234]
+
+
+def test_parquet_columns_without_a_value_of_python_stop_no_other(tmp_path, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setitem(sys.modules, "pandas", None)  # with which pyarrow would read nanoseconds
+    table = pa.table(
+        {
+            "id": pa.array([b"a", b"a"]),
+            "effort": pa.array([b"low", b"high"], pa.large_binary()),
+            "score": [1, 0],
+            "usage": pa.array([[("completion_tokens", 5)], [("completion_tokens", 9)]], pa.map_("string", "int64")),
+            "at": pa.array([{"start": 1_700_000_000_123_456_789}] * 2, pa.struct([("start", pa.timestamp("ns"))])),
+            "until": pa.array([400_000_000_000_000] * 2, pa.timestamp("ms")),
+            "picture": pa.array([b"\xff\xfe", b"\xff"]),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    log = read_log(tmp_path / "a.parquet")
+    assert (log.response_group, log.cost.tolist()) == (["low", "high"], [5, 9])
+    assert list(map(str, log.problem)) == ["a", "a"]
