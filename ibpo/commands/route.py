@@ -243,11 +243,13 @@ def score_command(
     rows = list(prompt_rows(prompts))
     if not rows:
         raise IbpoError(f"{prompts}: no prompts")
+    number_names = () if found.is_mix else found.number_names
+    reads_text = not found.is_mix and (found.uses_text or found.embedding)
     for place, row in rows:
-        for name in (*([prompt] if found.uses_text or found.embedding else []), *found.number_names):
+        for name in (*([prompt] if reads_text else []), *number_names):
             if lookup(row, name) is None:
                 raise IbpoError(f"{place}: no value in column {name!r}; there are {', '.join(map(repr, row))}")
-    numbers: Any = {name: [lookup(row, name) for _, row in rows] for name in found.number_names}
+    numbers: Any = {name: [lookup(row, name) for _, row in rows] for name in number_names}
     gain, cost = found.scores([lookup(row, prompt) or "" for _, row in rows], numbers)
     with atomic_file(out) as file:
         for (_, row), gains, costs in zip(rows, gain.tolist(), cost.tolist(), strict=True):

@@ -134,7 +134,9 @@ def simulate_command(
         requests = synthetic_requests(came, factor=factor, calibration=calibration, **common)
     else:
         by, value = read_part(part)
-        named = read_pairs(columns or (), LOG_FIELDS, "--columns")
+        named = read_pairs(columns or (), (*LOG_FIELDS, "prompt"), "--columns")
+        if "prompt" in named and router is None:
+            raise IbpoError(f"--columns prompt={named['prompt']}: prompts are for --router, which is not given")
         requests = recorded_requests(came, gains, by=by, part=value, router=predicting, **named, **common)
     requests = with_caps(requests, _caps(max_tokens or []))
     if estimates == "exact":

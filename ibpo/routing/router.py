@@ -81,6 +81,12 @@ class Router:
     embed: Embed | None = None
     """Asks the endpoint for embeddings; see `load_router`."""
 
+    @property
+    def is_mix(self) -> bool:
+        """Whether it predicts the same for every prompt, so that it needs no text and no numbers."""
+        weights = self.arrays
+        return not (weights["dense"].any() or len(weights["text"]) or weights["num_near"].any())
+
     def scores(self, prompts: Sequence[Any], numbers: Mapping[str, Sequence[float]] | None = None) -> Scores:
         """Expected gain and cost of every response group.
 
@@ -98,6 +104,8 @@ class Router:
             raise IbpoError("prompts: is one text; give a list of them, [prompt]")
         texts = [as_text(prompt) for prompt in prompts]
         weights = self.arrays
+        if self.is_mix:
+            return self._split(np.tile(weights["intercept"], (len(texts), 1)))
         embedded = self._embedded(texts)
         raw = raw_features(texts, self.number_names, numbers, self.uses_text, embedded)
         bent = bend(raw, weights["bends"], weights["bend_of"])
@@ -109,9 +117,13 @@ class Router:
             found[:, by_near] += mean_of_nearest(
                 weights["near"], weights["near_target"][:, by_near], weights["num_near"][by_near], embedded
             )
+        return self._split(found)
+
+    def _split(self, found: FloatArray) -> Scores:
+        """Gains, of which the first response group has none, and costs, of what was predicted."""
         size = len(self.groups)
-        gain = np.hstack([np.zeros((len(texts), 1)), found[:, : size - 1]])
-        return Scores(gain, np.maximum(weights["floor"], found[:, size - 1 :]))
+        gain = np.hstack([np.zeros((len(found), 1)), found[:, : size - 1]])
+        return Scores(gain, np.maximum(self.arrays["floor"], found[:, size - 1 :]))
 
     def _embedded(self, texts: Sequence[str]) -> FloatArray | None:
         if not self.embedding:

@@ -164,10 +164,17 @@ class Calibration:
             are_gains: See there.
 
         Raises:
-            IbpoError: No scores, or one that is not finite, or a floor outside [0, 1].
+            IbpoError: No scores, or one that is not finite, a probability above 1, or a floor outside [0, 1].
         """
         find_threshold(scores, 0.0, floor)  # which complains of what cannot be used
-        score_n = np.sort(np.asarray(scores, float).ravel())
+        given_n = np.asarray(scores, float).ravel()
+        if not are_gains and given_n.min() >= 0 and given_n.max() > 1:  # a negative one says that they are gains
+            place = int(np.flatnonzero(given_n > 1)[0])
+            raise IbpoError(
+                f"calibration: scores[{place}] is {given_n[place]:g}; a probability is in [0, 1]; of gains say "
+                "are_gains=True"
+            )
+        score_n = np.sort(given_n)
         kept = score_n
         if len(score_n) > MAX_SCORES:
             # The middle score of each of 2001 equal parts: none is invented.

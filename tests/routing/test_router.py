@@ -19,7 +19,7 @@ from ibpo.data import LogColumns
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.routing.evaluate import default_budgets, evaluate_router, score_unseen
-from ibpo.routing.fit import embedder, fit_router, read_routed_log
+from ibpo.routing.fit import as_mix, embedder, fit_router, read_routed_log
 from ibpo.routing.router import load_router, save_router
 from ibpo.serving.calibration import load_calibration
 from ibpo.serving.gateway import FittedRouter
@@ -540,3 +540,14 @@ def test_embeddings_of_another_length_are_said(tmp_path):
         with pytest.raises(IbpoError, match=r"not \(2, 6\) finite numbers: this router was fitted on those by 'e'"):
             replace(router, embed=lambda _, bad=bad: bad).scores(["a", "b"])
     assert replace(router, embed=lambda _: np.zeros(0)).scores([]).gain.shape == (0, 2)
+
+
+def test_a_mix_needs_no_numbers(tmp_path):
+    log, out = write(tmp_path / "log.jsonl", [{**row, "level": 3} for row in log_rows(40)]), tmp_path / "r.json"
+    run(*FIT, log, "--out", out, "--draws", "10", "--number", "level")
+    mix = as_mix(load_router(out))
+    assert mix.is_mix and mix.scores(["a", "b"]).gain.shape == (2, 2)
+    save_router(mix, out)
+    prompts = write(tmp_path / "p.jsonl", [{"question": "a"}])
+    done = run("route", "score", out, prompts, "--out", tmp_path / "s.jsonl")
+    assert done.exit_code == 0, done.output

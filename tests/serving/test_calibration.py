@@ -355,3 +355,9 @@ def test_a_threshold_says_of_how_many_prompts_it_is():
     """Of 10,000 it said 2,001: the scores that are kept."""
     calibration = Calibration.from_scores(np.random.default_rng(0).random(10_000), {})
     assert calibration.threshold(0.3).num_prompts == 10_000
+
+
+def test_a_probability_above_one_is_named():
+    with pytest.raises(IbpoError, match=r"scores\[1\] is 1.5; a probability is in .* are_gains=True"):
+        Calibration.from_scores([0.5, 1.5], {})
+    assert Calibration.from_scores([0.5, 1.5], {}, are_gains=True).scores == (0.5, 1.5)

@@ -418,3 +418,11 @@ def test_a_budget_that_no_simulation_knows_is_not_compared_with_tokens(tmp_path)
     path.write_text("\n".join(json.dumps({"t": i, "output_tokens": 50}) for i in range(30)))
     done = CliRunner().invoke(app, ["simulate", str(path), "--budget", "money=3"])
     assert done.exit_code and "shares of response groups and 'tokens' only" in done.output
+
+
+def test_prompts_are_for_a_router(tmp_path):
+    trace, log = tmp_path / "t.jsonl", tmp_path / "log.jsonl"
+    trace.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    log.write_text("{}\n")
+    done = run(trace, "--budget", "y=30%", "--gains", log, "--columns", "prompt=ask")
+    assert done.exit_code == 2 and "--columns prompt=ask: prompts are for --router" in done.output

@@ -227,6 +227,7 @@ def recorded_requests(
     reward: str | None = None,
     cost: str | None = None,
     problem: str | None = None,
+    prompt: str | None = None,
     router: Router | None = None,
     tokens_per_second: float = 50.0,
     failures: float = 0.0,
@@ -246,6 +247,7 @@ def recorded_requests(
         reward: Column with the reward.
         cost: Column with the cost.
         problem: Column with the problem.
+        prompt: Column with the prompt, which the router reads; None: the one that it was fitted on.
         router: Predicts gains and costs for the controller, in the place of the recorded ones.
         tokens_per_second: Speed of one response.
         failures: Share of the requests that fail.
@@ -270,7 +272,9 @@ def recorded_requests(
     spent = np.array(
         [[rows.cost[rng.choice(cells[problems[i], g])] for g in groups] for i in drawn.tolist()], dtype=np.float64
     )
-    predicted, expected = (mean, length) if router is None else _routed(router, log, names, part, problems, groups)
+    predicted, expected = (
+        (mean, length) if router is None else _routed(router, log, names, prompt, part, problems, groups)
+    )
     return Requests(
         time=trace.time,
         groups=tuple(groups),
@@ -289,6 +293,7 @@ def _routed(
     router: Router,
     log: Path,
     columns: LogColumns,
+    prompt: str | None,
     part: str | None,
     problems: list[str],
     groups: list[str],
@@ -298,8 +303,9 @@ def _routed(
         raise IbpoError(
             f"{log}: has the response groups {', '.join(groups)}, but the router knows {', '.join(router.groups)}"
         )
-    prompt = router.source.get("columns", {}).get("prompt")
-    table = read_routed_log(log, columns=columns, prompt=prompt, numbers=router.number_names, part=part)
+    prompt = prompt or router.source.get("columns", {}).get("prompt")
+    numbers = () if router.is_mix else router.number_names
+    table = read_routed_log(log, columns=columns, prompt=prompt, numbers=numbers, part=part)
     gain, cost = router.scores(table.prompts, table.numbers)
     place = {name: i for i, name in enumerate(table.problems)}
     rows, order = [place[name] for name in problems], [router.groups.index(group) for group in groups]
