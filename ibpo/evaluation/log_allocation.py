@@ -312,7 +312,7 @@ def _held_out(log: GroupMeans, within: FloatArray, answers: Sequence[Answer], **
 
     return value_halves(
         log,
-        [partial(halves.choose, _lowered(answer.limits, answer.aim)) for answer in answers],
+        [partial(halves.choose, _lowered(answer.limits, _aim_of_halves(answer.aim))) for answer in answers],
         against=list(map(against, answers)),
         extrapolate=bool(within.any()),
         **options,
@@ -325,20 +325,26 @@ def _allowed(answer: Answer) -> Fraction | None:
 
 
 def _aimed(answer: Answer, spent: float, part: LogPart, ids: IntArray) -> Answer:
-    """The answer that spends on unseen responses what is allowed, where as it is it spends more, `spent` per problem.
+    """The answer that spends on unseen responses what is allowed, where halves as they are spend more, `spent`.
 
     Choices favour response groups whose costs look low, some of them by luck; what is left of that after shrinking is
-    a part of the cost, so as much less is aimed at.
+    a part of the cost, so as much less is aimed at. The variance of a mean of twice as many responses is half as large,
+    and so is what luck takes: the choice by all responses exceeds by half of what halves exceed by.
     """
     allowed = _allowed(answer)
     if allowed is None or spent <= allowed:
         return answer
-    aim = Fraction(f"{float(allowed) / spent:.6f}")
+    aim = Fraction(f"{2 / (1 + spent / float(allowed)):.6f}")
     try:
         found = choose_groups(part.expected_reward, part.expected_cost, _lowered(answer.limits, aim), ids)
     except IbpoError:  # nothing cheaper keeps the other budgets
         return answer
     return replace(answer, aim=aim, allocation=found[0], pick=found[1].astype(answer.pick.dtype))
+
+
+def _aim_of_halves(aim: Fraction) -> Fraction:
+    """What halves of the responses aim at, where all of them aim at `aim` (see `_aimed`)."""
+    return 1 / (2 / aim - 1)
 
 
 def _widened(answer: Answer, part: LogPart) -> Answer:
