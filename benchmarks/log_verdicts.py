@@ -8,11 +8,14 @@ answers recorded to each), and the prompts of ParetoBandit with three models (th
 right answer, costs vary by half). For every log the command's own choices, mixture and verdict under one budget, all
 valued by the truth: the choice by expectations, the choice by the means of the answers (as it was before), the best
 mixture that fits, and what is recommended. *held out*: what the choice spends on answers that did not decide, against
-what is allowed. *wrong*: choosing per problem is recommended, and worse than the mixture. *below*: what is recommended
-lies under the best mixture by more than the stated 95 % error of its own reward. *covered*: the stated interval of the
-gain over the mixture holds the true one, of the choice by all answers; *not above*: it does not begin above it. *over
-means*: what expectations gain over means, costs at the mixture's price, and its interval over *problems*: recorded ones
-are the same few in every log.
+what is allowed, as the command prints it. *binds*: logs by whose expectations spending more would gain something, and
+after it, of these alone, what is spent on held-out answers, and in truth by the choice that is written. *wrong*:
+choosing per problem is recommended, and worse than the mixture. *below*: what is recommended lies under the best
+mixture by more than the stated 95 % error of its own reward; *paired*: by more than that of the gain of choosing, of
+which what all problems have in common is taken out. *covered*: the stated interval of the gain over the mixture holds
+the true one, of the choice by all answers; *not above*: it does not begin above it. *over means*: what expectations
+gain over means, costs at the mixture's price, and its interval over *problems*: recorded ones are the same few in
+every log.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import numpy as np
 from ibpo.allocation import random_mix
 from ibpo.data import Log
 from ibpo.evaluation import answer_questions, questions, verdict
-from ibpo.evaluation.log_allocation import choose_groups
+from ibpo.evaluation.log_allocation import choose_groups, price_of
 from ibpo.evaluation.log_parts import part_of_log
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
@@ -177,6 +180,8 @@ def one_log(
         "recommends": float(told.per_problem),
         "wrong": float(told.per_problem and gain < -1e-9),  # and not by rounding
         "below": float(recommended < float(weight @ chance.mean(0)) - 1.96 * answer.held_out.reward_stderr),
+        "paired": float(recommended < float(weight @ chance.mean(0)) - error - 1e-9),
+        "binds": float(price_of(answer) > 0),
         "covered": float(abs((answer.held_out.mixture_gain or 0) - (mine - blind)) <= error),
         "not above": float((answer.held_out.mixture_gain or 0) - error <= mine - blind),
     }
@@ -193,9 +198,9 @@ def main() -> None:
     arguments = parser.parse_args()
     about = f"{arguments.splits} splits; {arguments.problems} problems a log"
     print(f"{arguments.logs} logs, tokens=40%range (slack: 80%range), {about}")
-    print("| truth | answers | gain, expectations | means | held out | spent | by means | recommended | wrong | below |"
-          " covered | not above | over means, ± of problems |")  # fmt: skip
-    print("|---" * 13 + "|")
+    print("| truth | answers | gain, expectations | means | held out | binds | held out | spent | by means |"
+          " recommended | wrong | below | paired | covered | not above | over means, ± of problems |")  # fmt: skip
+    print("|---" * 16 + "|")
     for name, make in truths(arguments.problems).items():
         if not any(part in name for part in arguments.truths.split(",")):
             continue
@@ -205,14 +210,20 @@ def main() -> None:
             logs = [one_log(make, seed, num, budget, arguments.splits) for seed in seeds]
             rows = [row for row, _ in logs]
             table = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+            binds = table["binds"] > 0
 
-            def mean(key: str, form: str, table: dict[str, np.ndarray] = table) -> str:
-                error = 1.96 * table[key].std(ddof=1) / np.sqrt(len(table[key]))
-                return f"{table[key].mean():{form}} ± {error:{form.lstrip('+')}}"
+            def mean(key: str, form: str, which: np.ndarray | None = None, table: dict[str, np.ndarray] = table) -> str:
+                one = table[key] if which is None else table[key][which]
+                if len(one) < 2:
+                    return "-"
+                error = 1.96 * one.std(ddof=1) / np.sqrt(len(one))
+                return f"{one.mean():{form}} ± {error:{form.lstrip('+')}}"
 
-            cells = [mean("gain", "+.4f"), mean("before", "+.4f"), mean("held out", "+.2%"), mean("spent", "+.2%")]
+            cells = [mean("gain", "+.4f"), mean("before", "+.4f"), mean("held out", "+.2%"), f"{binds.mean():.0%}"]
+            cells += [mean("held out", "+.2%", binds), mean("spent", "+.2%", binds)]
             cells += [f"{table['spent before'].mean():+.1%}", f"{table['recommends'].mean():.0%}"]
-            cells += [str(int(table["wrong"].sum())), str(int(table["below"].sum())), f"{table['covered'].mean():.0%}"]
+            cells += [str(int(table[key].sum())) for key in ("wrong", "below", "paired")]
+            cells.append(f"{table['covered'].mean():.0%}")
             cells.append(f"{table['not above'].mean():.1%}")
             more = np.array([each for _, each in logs]).mean(0)
             cells.append(f"{more.mean():+.4f} ± {1.96 * more.std(ddof=1) / np.sqrt(len(more)):.4f}")

@@ -241,14 +241,14 @@ class _LazyGroup(TyperGroup):
         except (IbpoError, OSError) as error:
             for note in getattr(error, "notes", ()):  # of MissingColumns: how the log was read
                 typer.echo(note, err=True)
-            from ibpo.commands.hints import completed, near_file
+            from ibpo.commands.hints import completed, for_command, near_file
 
             called = ctx.meta["ibpo.called"]
-            text = str(error)
+            text, lacks = for_command(called, str(error), getattr(error, "options", ()))  # of MissingColumns
             with suppress(OSError):  # a hint is no reason to fail otherwise
                 text += near_file(text, called[1:])
             typer.echo(f"error: {one_line(text)}", err=True)
-            if lacks := getattr(error, "options", ()):  # of MissingColumns: the same command with what it lacks
+            if lacks:  # the same command with what it lacks
                 typer.echo(f"try: {completed(called, lacks)}", err=True)
             raise typer.Exit(2) from None
 

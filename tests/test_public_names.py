@@ -1,6 +1,7 @@
 """The public names, and what may be loaded to reach them."""
 
 import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,12 @@ HEAVY = ("torch", "transformers", "trl")
 def test_public_names_are_pinned():
     assert ibpo.__all__ == PUBLIC
     assert dir(ibpo) == sorted(PUBLIC)
+
+
+def test_a_signature_can_be_read():
+    """`help(ibpo.allocate)` names its types; spelt out, ArrayLike alone fills the screen."""
+    for name in ("Allocation", "allocate", "limit", "reward_margin", "share", "slices", "stack", "frontier"):
+        assert len(str(inspect.signature(getattr(ibpo, name)))) < 400, name
 
 
 def test_every_public_name_can_be_reached():

@@ -15,6 +15,8 @@ Every rule looks for prices at which the bound is small, takes the responses of 
 problems where that spends too much or too little. Letters: R responses, P problems, K budgets, C candidates.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace

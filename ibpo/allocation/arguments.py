@@ -3,6 +3,8 @@
 A row is a `cost`, its `budget` and its `at_least`. Letters: R responses, K budgets.
 """
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction

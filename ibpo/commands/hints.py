@@ -55,6 +55,21 @@ def completed(args: Sequence[str], lacks: Sequence[str]) -> str:
     return shlex.join(["ibpo", *kept, *lacks])
 
 
+def for_command(called: Sequence[str], text: str, lacks: Sequence[str]) -> tuple[str, list[str]]:
+    """What a log lacks, by the options of the command: those that take one part of a log name its column in --part.
+
+    Example:
+        >>> for_command(["simulate", "--part=claude"], "name it with --by COLUMN", ["--by", "COLUMN"])
+        ('name it with --part COLUMN=VALUE', ['--part', 'COLUMN=VALUE'])
+    """
+    options = list(lacks)
+    if "--by" not in options or not any(one.partition("=")[0] == "--part" for one in called):
+        return text, options
+    place = options.index("--by")
+    options[place : place + 2] = ["--part", "COLUMN=VALUE"]
+    return text.replace("--by COLUMN", "--part COLUMN=VALUE"), options
+
+
 def _field(option: str, value: str) -> tuple[str, str]:
     """An option, and of `--columns FIELD=COLUMN` the field; several fields in one text are nobody's."""
     several = option == "--columns" and "," in value

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +108,12 @@ def gateway(
         raise IbpoError(f"ibpo.testing.gateway needs the package {error.name}: pip install 'ibpo[serve]'") from None
 
     policy, clock = FakePolicy() if policy is None else policy, Clock() if clock is None else clock
-    budgets = parse_budget_policies([budget] if isinstance(budget, str) else list(budget))
+    texts = [budget] if isinstance(budget, str) else list(budget) if isinstance(budget, Iterable) else [budget]
+    if other := [one for one in texts if not isinstance(one, str)]:
+        raise IbpoError(
+            f'ibpo.testing.gateway: budget is {other[0]!r}; give a text, e.g. "extended=30%" or "tokens=300"'
+        )
+    budgets = parse_budget_policies(texts)
     with ExitStack() as stack:
         server = stack.enter_context(upstream(policy, clock=clock))
         told = {"url": upstream_url or server.url}

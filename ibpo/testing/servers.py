@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
@@ -45,7 +45,7 @@ class Fault:
     message: str = "made up by ibpo.testing"
 
     def __post_init__(self) -> None:
-        if not 200 <= self.status < 600:
+        if not isinstance(self.status, int) or not 200 <= self.status < 600:
             raise IbpoError(f"Fault: status is {self.status!r}; give one from 200 to 599, e.g. 429")
         if not self.seconds >= 0:
             raise IbpoError(f"Fault: seconds is {self.seconds!r}; it must be at least 0")
@@ -88,6 +88,9 @@ class FakeUpstream:
         """
         if times is not None and times < 1:
             raise IbpoError(f"fail: times is {times!r}; give 1 or more, or None for all")
+        known = [one.name for one in fields(Fault)]
+        if unknown := set(fault) - set(known):
+            raise IbpoError(f"fail: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
         with self._lock:
             self._faults.append((Fault(status=status, **fault), [-1 if times is None else times]))
 

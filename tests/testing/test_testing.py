@@ -345,6 +345,13 @@ def test_three_response_groups_and_settings_that_are_wrong():
         assert ask(client_of(gateway.url)).usage.completion_tokens == 100
     with pytest.raises(IbpoError, match="calendar"), testing.gateway(settings={"calendar": {"dy": {}}}):
         pass
+    with pytest.raises(IbpoError, match="budget is 30; give a text"), testing.gateway(30):  # pyright: ignore[reportArgumentType]
+        pass
+    with testing.upstream() as server:
+        with pytest.raises(IbpoError, match="status is 'timeout'; give one from 200 to 599"):
+            server.fail("timeout")  # pyright: ignore[reportArgumentType]
+        with pytest.raises(IbpoError, match="fail: no retry; there are status, retry_after, seconds"):
+            server.fail(429, retry=1)
 
 
 # The trainer
