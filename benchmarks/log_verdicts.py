@@ -5,7 +5,8 @@
 Simulated logs with known truths: four made up, and, where `../shared/data` is there, recorded ones, of which a log
 draws its answers anew: AIME problems at three efforts (two models), the game of 24 with and without thinking aloud (100
 answers recorded to each), and the prompts of ParetoBandit with three models (the recorded reward is the chance of a
-right answer, costs vary by half). For every log the command's own choices, mixture and verdict under one budget, all
+right answer, costs vary by half); `--truths unseen --answers 2 4 7`: of the AIME problems' eight answers those that the
+log does not hold are the truth. For every log the command's own choices, mixture and verdict under one budget, all
 valued by the truth: the choice by expectations, the choice by the means of the answers (as it was before), the best
 mixture that fits, and what is recommended. *held out*: what the choice spends on answers that did not decide, against
 what is allowed, as the command prints it. *binds*: logs by whose expectations spending more would gain something, and
@@ -38,6 +39,7 @@ from ibpo.evaluation.log_parts import part_of_log
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 GROUPS = (("low", 300.0), ("medium", 1200.0), ("high", 4000.0))
+USUAL = ("gains", "one group", "noise", "slack", "dual_mode_dev", "game24", "paretobandit")
 SYNTHETIC = ("gains by problem", "one group best everywhere", "noise only", "slack")
 
 
@@ -78,8 +80,8 @@ def bernoulli(chance: np.ndarray, cost: np.ndarray) -> Truth:
     return Truth(chance=chance, cost=cost, draw=draw)
 
 
-def recorded(rows: list[dict], group: str) -> Truth:
-    """The answers of a log as all that there are: its means are the truth."""
+def cells_of(rows: list[dict], group: str) -> list[list[np.ndarray]]:
+    """Of each problem and group the recorded answers `[N, 2]`, right and tokens."""
     problems = sorted({row["question_id"] for row in rows})
     names = sorted({row[group] for row in rows})
     cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -87,7 +89,11 @@ def recorded(rows: list[dict], group: str) -> Truth:
         if row["tokens"] is not None and row["tokens"] >= 0:
             cells.setdefault((row["question_id"], row[group]), []).append((float(row["correct"]), float(row["tokens"])))
     problems = [p for p in problems if all((p, g) in cells for g in names)]
-    every = [[np.array(cells[p, g]) for g in names] for p in problems]
+    return [[np.array(cells[p, g]) for g in names] for p in problems]
+
+
+def recorded(every: list[list[np.ndarray]]) -> Truth:
+    """The answers of a log as all that there are: its means are the truth."""
     mean = np.array([[cell.mean(0) for cell in row] for row in every])
 
     def draw(rng: np.random.Generator, num: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,11 +103,24 @@ def recorded(rows: list[dict], group: str) -> Truth:
     return Truth(chance=mean[..., 0], cost=mean[..., 1], draw=draw)
 
 
-def truths(num_problems: int) -> dict[str, Callable[[np.random.Generator], Truth]]:
+def unseen(every: list[list[np.ndarray]], rng: np.random.Generator, num: int) -> Truth:
+    """Answers that a log does not hold are the truth, without bias: `num` of each cell's are drawn for the log."""
+    if num >= (most := min(len(cell) for row in every for cell in row)):
+        raise SystemExit(f"{most} recorded answers: a log of {num} leaves none unseen; --answers {most - 1} at most")
+    mixed = np.array([[rng.permutation(cell)[:most] for cell in row] for row in every])
+    mean = mixed[:, :, num:].mean(2)
+    return Truth(
+        chance=mean[..., 0], cost=mean[..., 1], draw=lambda _, num: (mixed[:, :, :num, 0], mixed[:, :, :num, 1])
+    )
+
+
+Make = Callable[[np.random.Generator, int], Truth]
+"""From the answers per problem and group of a log to its truth."""
+
+
+def truths(num_problems: int) -> dict[str, Make]:
     """Name -> what makes the truth of one log."""
-    found: dict[str, Callable[[np.random.Generator], Truth]] = {
-        name: lambda rng, name=name: made_up(name, rng, num_problems) for name in SYNTHETIC
-    }
+    found: dict[str, Make] = {name: lambda rng, _, name=name: made_up(name, rng, num_problems) for name in SYNTHETIC}
 
     def rows_of(path: Path) -> list[dict]:
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -110,16 +129,18 @@ def truths(num_problems: int) -> dict[str, Callable[[np.random.Generator], Truth
     if DATA.is_dir():
         dual = rows_of(DATA / "dual_mode_dev" / "dev.jsonl.gz")
         for model in sorted({row["model"] for row in dual}):
-            one = recorded([row for row in dual if row["model"] == model], "effort")
-            found[f"dual_mode_dev, {model.partition('/')[2][:13]}"] = lambda _, one=one: one
-        game = recorded(rows_of(DATA / "game24" / "responses.jsonl.gz"), "group")
-        found["game24"] = lambda _: game
+            cells = cells_of([row for row in dual if row["model"] == model], "effort")
+            one, short = recorded(cells), model.partition("/")[2][:13]
+            found[f"dual_mode_dev, {short}"] = lambda _, num, one=one: one
+            found[f"unseen answers, {short}"] = lambda rng, num, cells=cells: unseen(cells, rng, num)
+        game = recorded(cells_of(rows_of(DATA / "game24" / "responses.jsonl.gz"), "group"))
+        found["game24"] = lambda *_: game
         arms = [row["arms"] for row in rows_of(DATA / "paretobandit" / "val.jsonl.gz")]
         names = sorted(arms[0])
         chance = np.array([[min(max(row[name]["reward"], 0.0), 1.0) for name in names] for row in arms])
         dollars = np.array([[row[name]["cost"] for name in names] for row in arms])
 
-        def some(rng: np.random.Generator) -> Truth:
+        def some(rng: np.random.Generator, _: int) -> Truth:
             own = rng.choice(len(arms), num_problems, replace=False)
             return bernoulli(chance[own], dollars[own])
 
@@ -142,12 +163,10 @@ def log_of(truth: Truth, rng: np.random.Generator, num_responses: int) -> Log:
     )
 
 
-def one_log(
-    make: Callable[[np.random.Generator], Truth], seed: int, num: int, budget: str, num_splits: int
-) -> tuple[dict[str, float], np.ndarray]:
+def one_log(make: Make, seed: int, num: int, budget: str, num_splits: int) -> tuple[dict[str, float], np.ndarray]:
     """What one log shows, and `[P]` what each problem's choice gains over that by the means, its cost at the price."""
     rng = np.random.default_rng(seed)
-    truth = make(rng)
+    truth = make(rng, num)
     part = part_of_log("", log_of(truth, rng, num), lambda _: None)
     asked = questions([budget])[1:2]
     [answer] = answer_questions(part, asked, holdout=None, num_splits=num_splits, seed=seed, say=lambda _: None)
@@ -202,7 +221,7 @@ def main() -> None:
           " recommended | wrong | below | paired | covered | not above | over means, ± of problems |")  # fmt: skip
     print("|---" * 16 + "|")
     for name, make in truths(arguments.problems).items():
-        if not any(part in name for part in arguments.truths.split(",")):
+        if not any(part in name for part in (arguments.truths or ",".join(USUAL)).split(",")):
             continue
         budget = "tokens=80%range" if name == "slack" else "tokens=40%range"
         for num in arguments.answers:
