@@ -277,7 +277,8 @@ def check_budget(
         if budget.scope is not None and budget.scope.value is None:
             fix = f"a slice of one value is {budget.key.removesuffix('>=')}=VALUE=SHARE"
         elif budget.unit == "percent" and costs and budget.scope is None and not set(refused or ()) & {"cost", "now"}:
-            fix = f"did you mean {costs[0]}{budget.key[len(budget.name) :]}{equals}{amount}x, so much of today's cost?"
+            cost = f"{next(iter(costs))}{budget.key[len(budget.name) :]}"
+            fix = f"did you mean {cost}{equals}{amount}x, so much of today's cost?"
         elif budget.unit == "percent":
             fix = f"write at most {budget.key}{equals}100%, which leaves the choice free"
             if budget.sense == "at_least":

@@ -13,6 +13,7 @@ import typer
 from ibpo.commands.completion import words
 from ibpo.commands.options import BudgetsOfTraffic, EmbedBy, load_tokenizer, open_router
 from ibpo.errors import IbpoError
+from ibpo.pictures import number_text
 
 if TYPE_CHECKING:
     from ibpo.serving import ServingPolicy
@@ -256,7 +257,9 @@ def _print_key(tenant: str) -> None:
 def _said(policy: ServingPolicy) -> str:
     """The budgets in words."""
     shown = [
-        f"{b.name} at {b.mean:.4g} a request" if b.response_group is None else f"{b.response_group} at {b.mean:.3%}"
+        f"{b.name} at {number_text(b.mean)} a request"
+        if b.response_group is None
+        else f"{b.response_group} at {b.mean:.3%}"
         for b in policy.budgets
         if not b.is_counted_only
     ]

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ibpo.budget import amount_to_ask
 from ibpo.errors import IbpoError
 from ibpo.runs import write_text_atomic
 from ibpo.training.budgets import BudgetTerm
@@ -214,7 +215,7 @@ class Guards:
             unit = "tokens per prompt" if term.group is None else "of the prompts"
             text = (
                 f"{term.key}: {bound} {float(term.amount):g} {unit} cannot be kept with these responses; the "
-                f"nearest that can is {nearest or 0.0:.6g}: {fix} it to that"
+                f"nearest that can is {amount_to_ask(nearest or 0.0, at_least=term.at_least)}: {fix} it to that"
             )
             # At the first step nothing is lost yet; later, responses may have grown longer for a while.
             cases += self._case(f"budget {term.key}", nearest is not None, 1, 1 if step <= 1 else 20, text)

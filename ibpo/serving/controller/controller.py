@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ibpo.errors import IbpoError
+from ibpo.pictures import number_text
 from ibpo.serving.controller.accounts import QUOTA, TOTAL, AccountStore, Ended, MemoryStore, Reservation
 from ibpo.serving.controller.admission import Account, Admission, Bounds
 from ibpo.serving.controller.correction import Correction
@@ -142,7 +143,8 @@ class Controller:
     def cautions(self) -> list[str]:
         """A sentence for each response group that most requests could not have, as it is expected to cost too much."""
         rooms = ", ".join(
-            f"{room:.4g} {budget.name}" for budget, room in zip(self.policy.budgets, self.overdraft, strict=True)
+            f"{number_text(room)} {budget.name}"
+            for budget, room in zip(self.policy.budgets, self.overdraft, strict=True)
         )
         return [
             f"response group {group!r} is expected to cost more than there is room for at a time ({rooms}): out of "

@@ -11,6 +11,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from ibpo.pictures import number_text
+
 _PLACE = "<!--snapshot-->"
 _MOST_ROWS = 50
 
@@ -72,7 +74,7 @@ def _snapshot(shown: Mapping[str, Any]) -> str:
     saved = " ".join(row["words"] for row in shown["savings"]["rows"])
     parts.append(f"<h2>Saved</h2><p>{escape(saved)} {escape(shown['savings']['assumes'])}</p>")
     rows = [
-        [row["name"], row["num_requests"], *(f"{budget} {used:.4g}" for budget, used in row["used"].items())]
+        [row["name"], row["num_requests"], *(f"{budget} {number_text(used)}" for budget, used in row["used"].items())]
         for row in shown["tenants"][:_MOST_ROWS]
     ]
     if rows:

@@ -26,9 +26,10 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ibpo.budget import cost_text
+from ibpo.budget import amount_to_ask, cost_text
 from ibpo.config import explain, nearest, read_toml
 from ibpo.errors import IbpoError
+from ibpo.pictures import number_text
 from ibpo.prices import Price, TokenUse, make_price
 from ibpo.responses import find_switch, say_options
 from ibpo.serving.controller import BudgetPolicy, ServingPolicy
@@ -660,14 +661,15 @@ def check_groups(settings: Settings, policy: ServingPolicy) -> None:
                 expected, most = (price.of(TokenUse(output=x)) if price else 0.0 for x in (expected, most))
             if expected > room:
                 raise IbpoError(
-                    f"budget {budget.name!r}: has room for {room:g} {budget.name} at a time, and an answer of {where} "
-                    f"is expected to take {expected:g}: none would ever be given; set overdraft to that or more"
+                    f"budget {budget.name!r}: has room for {number_text(room)} {budget.name} at a time, and an answer "
+                    f"of {where} is expected to take {number_text(expected)}: none would ever be given; set overdraft "
+                    f"to {amount_to_ask(expected)} or more"
                 )
             if most > room + budget.overcommit:
                 raise IbpoError(
-                    f"budget {budget.name!r}: has room for {room + budget.overcommit:g} {budget.name} with its "
-                    f"overcommit, and an answer of {where} may take {most:g}: none would ever be given; raise "
-                    f"overcommit to {most:g} or more, or lower the group's cap"
+                    f"budget {budget.name!r}: has room for {number_text(room + budget.overcommit)} {budget.name} with "
+                    f"its overcommit, and an answer of {where} may take {number_text(most)}: none would ever be given; "
+                    f"raise overcommit to {amount_to_ask(most)} or more, or lower the group's cap"
                 )
 
 
