@@ -12,7 +12,7 @@ CASES = {
     "allocate respones.csv": "respones.csv: there is no such file; did you mean responses.csv?",
     "allocate responses.csv --columns reward=right": "try: ibpo allocate responses.csv --columns reward=reward",
     "allocate responses.csv --bugdet 0.5x": "--budget",
-    "route fit responses.csv --part=b --columns prompt=problem_id --out r.json": "--columns prompt=problem_id --out r.json --part COLUMN=VALUE",
+    "route fit responses.csv --part=b --number tokens --out r.json": "--out r.json --part COLUMN=VALUE",
     "alocate responses.csv": "'allocate'",
     "simulate trac.jsonl --budget extended=30%": "did you mean trace.jsonl?",
     "train recipee.toml": "did you mean recipe.toml?",
