@@ -22,6 +22,7 @@ from ibpo.commands.options import (
     read_part,
 )
 from ibpo.errors import IbpoError
+from ibpo.pictures import number_text
 from ibpo.terminal import plain_console, print_table
 
 if TYPE_CHECKING:
@@ -239,8 +240,8 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
             f"{-row['largest_below']:+.2%}",
             "–" if _is_slack(row) else f"{row['windows_within_1_percent']:.1%}",
             "–" if _is_slack(row) else f"{row['windows_reachable']:.1%}",
-            f"{row['overdraft']:.4g}",
-            f"{row['largest_bound']:.4g}" + (" BROKEN" if row["bound_broken"] else ""),
+            number_text(row["overdraft"]),
+            number_text(row["largest_bound"]) + (" BROKEN" if row["bound_broken"] else ""),
         ]
         for row in figures["budgets"]
     ]
@@ -248,7 +249,7 @@ def print_summary(console: Console, title: str, figures: dict[str, Any]) -> None
     for row in filter(_is_slack, figures["budgets"]):
         console.print(
             f"budget {row['name']} has slack: the most expensive responses to all requests would spend "
-            f"{row['most']:.6g}, so there is nothing to hold",
+            f"{number_text(row['most'])}, so there is nothing to hold",
             highlight=False,
         )
     console.print(
@@ -281,4 +282,4 @@ def _is_slack(row: dict[str, Any]) -> bool:
 
 def _terms(row: dict[str, Any]) -> list[str]:
     terms = [row["spent"], row["least_in_a_window"], row["most_in_a_window"], row["promised"], row["ceiling"]]
-    return ["-" if value is None else f"{value:.4g}" for value in terms]
+    return ["-" if value is None else number_text(value) for value in terms]
