@@ -36,6 +36,7 @@ from ibpo.data.files import (
     partition_of,
     read_document,
     read_rows,
+    unreadable,
 )
 from ibpo.data.money import priced_rows
 
@@ -314,8 +315,8 @@ def _document(file: Path) -> Iterator[RawRow]:
     try:
         with open_text(file) as opened:
             document = read_document(file, opened.read())
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise LogError(f"{file}: cannot be read: {error}; write it again as UTF-8 text") from None
+    except UNREADABLE as error:
+        raise unreadable(file, error) from None
     if harness_logs.is_inspect(document):
         return harness_logs.inspect_rows(file, document)
     if harness_logs.is_helm(document):

@@ -209,7 +209,11 @@ UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error)
 
 def unreadable(path: Path, error: Exception) -> LogError:
     """The same as an error of one line."""
-    return LogError(f"{path}: cannot be read: {error}; write it again as UTF-8 text")
+    is_text = isinstance(error, (UnicodeDecodeError, csv.Error))
+    fix = "write it again as UTF-8 text" if is_text else "it is cut off or damaged: copy it again"
+    if isinstance(error, OSError) and error.errno:  # of the system: it says what is wrong, and the file is whole
+        return LogError(f"{path}: cannot be read: {error.strerror}")
+    return LogError(f"{path}: cannot be read: {error}; {fix}")
 
 
 def open_text(path: Path) -> TextIO:
