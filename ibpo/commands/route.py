@@ -316,11 +316,11 @@ def _print(title: str, router: Router) -> None:
         console.print(f"{'; '.join(cells)}; reward at 1/4, 1/2, 3/4 of the way to the most expensive cost: {at}")
     for name, parts in (router.source.get("explained") or {}).items():
         if any(value is not None for value in parts):
-            cells = ["-" if value is None else f"{value:.3f}" for value in parts]
-            gains, costs = cells[: len(router.groups) - 1], cells[len(router.groups) - 1 :]
+            cells = ["not known" if value is None else f"{round(100 * value, 1) + 0.0:g}%" for value in parts]
+            gains = ", ".join(map(" ".join, zip(router.groups[1:], cells, strict=False)))
+            costs = ", ".join(map(" ".join, zip(router.groups, cells[len(router.groups) - 1 :], strict=True)))
             console.print(
-                f"{name}: explains of the gain {', '.join(gains)} of the variance on problems left out, "
-                f"of the cost {', '.join(costs)}"
+                f"{name} explains of the variance between problems that were left out: gain: {gains}; cost: {costs}"
             )
     if "verdict" in router.report:
         console.print(f"verdict: {router.report['verdict']}")

@@ -393,6 +393,8 @@ def test_bad_requests_change_nothing():
         ({"budget": {"x": {"mean": 1, "name": "money"}}}, "unknown field 'name'"),  # which was left without effect
         ({"budget": {"x": {"mean": 1, "carry": 2}}}, "carry is now called burst"),
         ({"budget": {"x": {"mean": 1, "cushion": 2}}}, "cushion is now called overcommit"),
+        ({"budget": {"extended": "30%", "carry": 9}}, r"burst is a field of one .* with mean = 0.3 and burst = 9"),
+        ({"budget": {"mean": 0.3}}, r"the mean of which budget\? Say \[budget.extended\]"),
         ({"budget": {"long": "30 percent"}}, "budget.long: .* is not an amount"),
         ({"budget": {"long>=": "30%"}}, "at_least in --plan"),
         ({"budget": TOKENS, "fair_share": 2}, "fair_share"),

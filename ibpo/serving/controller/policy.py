@@ -184,6 +184,14 @@ class ServingPolicy:
         _check_keys("serving policy", table, ("budget", "fair_share", "explore", "tenant", "slice"))
         budgets = list(budgets)
         for name, row in _table("budget", table.get("budget", {})).items():
+            if name in (*_NUMBERS, *_RENAMED) and isinstance(row, int | float):  # "10%": a group that has this name
+                field = _RENAMED.get(name, name)
+                raise IbpoError(
+                    f"budget.{name}: {field} is a field of one budget, and no budget; give that budget a table of its "
+                    f"own, say [budget.extended] with mean = 0.3 and {field} = {row!r}"
+                    if field != "mean"
+                    else "budget.mean: is the mean of which budget? Say [budget.extended] with mean = 0.3"
+                )
             if isinstance(row, str | int | float):  # extended = "30%": as on the command line
                 where = f"budget.{name}"
                 budgets.append(_budget_policy(parse_budget_entry(name, row, where), where))
