@@ -197,9 +197,8 @@ def main() -> None:
                 hits[name] += found.low <= target[name] <= found.high
         for name, count in hits.items():
             made = options.replications - missing[name]
-            columns.setdefault(name, {})[label] = f"{count / made:.3f}" + (
-                f" ({missing[name]} not made)" if missing[name] else ""
-            )
+            covered = f"{count / made:.3f}" if made else "-"
+            columns.setdefault(name, {})[label] = covered + (f" ({missing[name]} not made)" if missing[name] else "")
     print(f"{options.replications} evaluations each, seed {options.seed}, {time.process_time() - begun:.0f} CPU s")
     print("| metric | " + " | ".join(SETTINGS) + " |")
     print("|---" * (len(SETTINGS) + 1) + "|")

@@ -68,7 +68,8 @@ class Clock:
 
     def _recorded(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         ids = [trainer.processing_class(prompt)["input_ids"] for prompt in prompts]
-        trainer.handover.prompt_ids = ids
+        if isinstance(trainer, IBPOTrainer):
+            trainer.handover.prompt_ids = ids
         return {"prompt_ids": ids, "completion_ids": [list(x) for x in self.rollouts[self.step]], "logprobs": None}
 
     def run(self, step: int) -> None:
