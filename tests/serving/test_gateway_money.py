@@ -141,6 +141,33 @@ def test_caches_and_prompts_are_known_after_a_restart(world, tmp_path):
     assert held[alike] < 0.2 * held[not alike]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_no_model_could_read_is_billed_as_expected(world, stream):
+    """The cost was infinite, so that the caller got an error for a good answer, and the reservation was never ended."""
+    upstream, counts = world.upstream(), iter([1e308, 1.7e308, 1e300, 2.0**53, 40.0])
+
+    async def reply(request, body):
+        prompt = next(counts)
+        usage = {"prompt_tokens": prompt, "completion_tokens": 10, "cache_creation_input_tokens": prompt}
+        choice = {"index": 0, ("delta" if body.get("stream") else "message"): {"role": "assistant", "content": "w"}}
+        row = {"choices": [choice], "usage": usage}
+        if not body.get("stream"):
+            return web.json_response(row)
+        return web.Response(
+            body=f"data: {json.dumps(row)}\n\ndata: [DONE]\n\n".encode(), content_type="text/event-stream"
+        )
+
+    upstream.reply = reply
+    gateway, url, log = world.gateway(upstream.url, plan=MONEY, model={"price": PRICE}, upstream=QUICK)
+    replies = bulk(world, url, [{"x-ibpo-gain": "0"}] * 5, stream=stream)
+    assert [status for status, _, _ in replies] == [200] * 5
+    row = world.snapshot(gateway)["budgets"][0]
+    assert row["in_flight"] == 0 and not gateway.governor.controller._store.older_than(float("inf"))
+    # 10 tokens of an answer each; of four prompts a quarter of the bytes of `[]`, of the last 40, written into a cache.
+    assert row["spent"] == pytest.approx(5 * 10 * 10e-6 + 4 * 0.5 * 2e-6 + 40 * 2e-6)
+    assert not [line for line in log() if line["event"] == "internal_error"]
+
+
 def test_what_upstreams_report_of_their_caches_is_learned():
     """A server with one cache for all efforts, and one with none."""
     settings = build_settings({"model": [{"name": "*", "response_group": GROUPS, "price": PRICE}]}, "test")

@@ -31,6 +31,8 @@ TOKENS_PER_BYTE = 0.25
 HIDDEN_TOKENS = 1000
 """What a chat template or a server's own instructions may add to a prompt's bytes: more is history that the
 upstream keeps, or a file, and says nothing of the next prompt."""
+MOST_PROMPT_TOKENS = 1 << 27
+"""More than any model reads: a larger report is wrong, and one that is believed would use the budget up for good."""
 MOST_RESPONSES = 16_384
 MOST_MODELS, MOST_NAME = 1024, 256
 """Most models as callers name them, which some upstreams ignore: the last ones, by the beginnings of their names."""
@@ -284,15 +286,18 @@ def conversation_of(request: OpenAIRequest, caller: Mapping[str, str], tenant: s
 
 
 def read_prompt(usages: Iterable[Mapping[str, Any]]) -> TokenUse | None:
-    """The prompt's tokens by the fullest of an answer's usages; None: none of them says.
+    """The prompt's tokens by the fullest of an answer's usages; None: none of them says, or none can be believed.
 
     Example:
-        >>> read_prompt([{"completion_tokens": 5}]), read_prompt([{"prompt_tokens": 9}]).input
+        >>> read_prompt([{"completion_tokens": 5}]), read_prompt([{"prompt_tokens": 9}, {"prompt_tokens": 1e308}]).input
         (None, 9.0)
     """
-    found = [read_prompt_use(usage) for usage in usages]
-    whole = max(found, key=lambda use: use.input + use.cached_input + use.cache_write, default=None)
-    return whole if whole is not None and whole.input + whole.cached_input + whole.cache_write > 0 else None
+    found = [use for use in map(read_prompt_use, usages) if 0 < _prompt_tokens(use) <= MOST_PROMPT_TOKENS]
+    return max(found, key=_prompt_tokens, default=None)
+
+
+def _prompt_tokens(use: TokenUse) -> float:
+    return use.input + use.cached_input + use.cache_write
 
 
 def _add(row: tuple[float, float] | None, one: float, other: float) -> tuple[float, float]:
