@@ -218,10 +218,11 @@ def plain_thoughts(completion: str) -> str:
         if at_once and body.startswith(at_once):
             return body.removeprefix(at_once)
     for think, end_think, _, _ in FOREIGN:
-        thought, closed, rest = body.partition(end_think)
-        answer = _unmarked(rest, think)
-        if closed and think not in body and (answer != rest or end_think not in OF_ANYTHING):
-            return f"{thought}{END_THINK}{answer}"
+        if end_think in body and think not in body:
+            thought, _, rest = body.partition(end_think)
+            answer = _unmarked(rest, think)
+            if answer != rest or end_think not in OF_ANYTHING:
+                return f"{thought}{END_THINK}{answer}"
     opened, final = NAMELESS
     if body.startswith(opened) and final in body:
         thought, _, rest = body.removeprefix(opened).partition(final)

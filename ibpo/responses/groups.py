@@ -62,7 +62,8 @@ def find_group(completion: str, groups: Sequence[ResponseGroup]) -> ResponseGrou
         >>> find_group("Step by step: ...", [once, twice]).name
         'twice'
     """
-    found = [group for group in groups if belongs(completion, group)]
+    plain = plain_thoughts(completion)
+    found = [group for group in groups if _belongs(completion, plain, group)]
     return max(found, key=lambda group: len("".join(group.prefix.split())), default=None)
 
 
@@ -76,10 +77,15 @@ def belongs(completion: str, group: ResponseGroup) -> bool:
         >>> [belongs(text, mine) for text in ("[THINK]3 + 4[/THINK]7", "<think>3 + 4</think>7", "[THINK][/THINK]7")]
         [True, True, False]
     """
-    text, prefix = plain_thoughts(completion), plain_thoughts(group.prefix)
+    return _belongs(completion, plain_thoughts(completion), group)
+
+
+def _belongs(completion: str, plain: str, group: ResponseGroup) -> bool:
+    """`belongs`, of a completion whose `plain_thoughts` are known."""
+    prefix = plain_thoughts(group.prefix)
     if prefix.lstrip().startswith(THINK):  # in whatever marks it is written: one definition of a thought
-        return replace(group, prefix=prefix).matches(text)
-    return group.matches(completion) or group.matches(text)
+        return replace(group, prefix=prefix).matches(plain)
+    return group.matches(completion) or (plain != completion and group.matches(plain))
 
 
 CONTINUATIONS = ("\n", "\n\n", " ", ":", ".", ",")
