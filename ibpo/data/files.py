@@ -71,6 +71,8 @@ class Source:
     """Then: the column with the completion's tokens; "": found."""
     problem: str = ""
     """The column that the caller names for the problem: a row that has it needs no other identifier."""
+    reward: str = ""
+    """The column that the caller names for the reward: none of a harness's metrics need be one."""
     notes: list[str] = field(default_factory=list[str])
     custom_ids: list[str] = field(default_factory=list[str])
     """OpenAI batch: the identifiers of all requests that were answered. Inspect: the uuids of its samples."""
@@ -331,7 +333,7 @@ def json_lines(path: Path, file: Iterable[str], first: int = 1) -> Iterator[RawR
         try:
             row = parse_json(place, text)
         except LogError as error:
-            yield place, error
+            yield place, LogError(f"{error} (--on-error skip leaves it out)")
             continue
         if isinstance(row, dict):
             yield place, row

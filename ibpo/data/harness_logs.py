@@ -2,8 +2,8 @@
 
 Each `convert_*` takes the good rows of one file and hands on those that are responses: besides what was there `effort`
 or `configuration`, `problem_id`, `reward`, or `answer` and `gold` to judge by, `tokens` and what else is known. Known
-versions: lm-evaluation-harness 0.4.13, lighteval 0.13.0 (the flat layout of older ones is refused), Inspect's logs of
-version 2, promptfoo's of version 3.
+versions: lm-evaluation-harness 0.4.5 and 0.4.13, lighteval 0.13.0 (the flat layout of older ones is refused), Inspect's
+logs of version 2, promptfoo's of version 3.
 """
 
 # pyarrow ships no types.
@@ -42,6 +42,9 @@ MAX_LABEL = 60
 """Letters of a prompt's label that name a configuration; without one of its own it is the whole prompt."""
 ZSTD = 93
 """Method of a zip's member that the standard library of Python 3.11 cannot unpack."""
+LM_EVAL_COLUMNS = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash",
+                   "prompt_hash", "target_hash"}  # fmt: skip
+"""What a row of lm-evaluation-harness holds besides its metrics."""
 SCORERS = ("scorers", "scorer")
 """Types of the spans of Inspect in which answers are scored."""
 GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
@@ -60,7 +63,8 @@ def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator
     """One row per response, without tokens, which the harness does not log.
 
     A row with one response carries its metric as the reward. Where a document was answered repeatedly the metric is one
-    number for all of them, so each response is judged by itself against the target.
+    number for all of them, so each response is judged by itself against the target. Rows of older versions (0.4.5) do
+    not say of which filter they are, and come once per filter: of those of a document the first counts.
     """
     named = LM_EVAL_FILE.search(file.name)
     task, date = (named["task"], named["date"]) if named else ("", "")
@@ -70,13 +74,18 @@ def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator
     usual = usual_metric(
         (_lm_eval_metrics(row) for _, row in peeked if str(row.get("filter", "")) == wanted), source, "{}"
     )
-    filters: set[str] = set()
+    filters, documents = set[str](), set[str]()
     found = 0
     for place, row in chain(peeked, rows):
         filters.add(str(row.get("filter", "")))
         if str(row.get("filter", "")) != wanted:
             continue
         found += 1
+        if "filter" not in row:
+            if str(row["doc_id"]) in documents:
+                source.left_out["rows of further filters, which this version does not name: the first counts"] += 1
+                continue
+            documents.add(str(row["doc_id"]))
         texts, filtered = _lm_eval_texts(place, row)
         doc = read_object(row["doc"])
         metrics = _lm_eval_metrics(row) | ({source.metric: row.get(source.metric)} if source.metric else {})
@@ -89,7 +98,7 @@ def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator
                     configuration=run,
                     problem_id=str(row["doc_id"]),
                     hash=row.get("doc_hash"),
-                    reward=read_metric(place, metrics, source.metric, usual) if len(texts) == 1 else None,
+                    reward=read_metric(place, metrics, source, usual) if len(texts) == 1 else None,
                     **answer,
                     gold=row.get("target"),
                     level=str(doc.get("level", "") or "").removeprefix("Level ").replace("?", ""),
@@ -105,7 +114,15 @@ def convert_lm_eval(rows: Iterator[Row], source: Source, file: Path) -> Iterator
 
 
 def _lm_eval_metrics(row: Json) -> Json:
-    return {str(name): row.get(name) for name in row.get("metrics") or ()}
+    """Name -> value; older versions (0.4.5) have no list of the names."""
+    names = (
+        row["metrics"] or ()
+        if "metrics" in row
+        else (
+            name for name, value in row.items() if name not in LM_EVAL_COLUMNS and isinstance(value, bool | int | float)
+        )
+    )
+    return {str(name): row.get(name) for name in names}
 
 
 def _lm_eval_run(file: Path, task: str, date: str, source: Source) -> str:
@@ -222,7 +239,7 @@ def convert_lighteval(rows: Iterator[Row], source: Source, file: Path) -> Iterat
                     configuration=_lighteval_model(file),
                     problem_id=str(doc.get("id") or number),
                     hash=doc.get("query"),
-                    reward=read_metric(place, read_object(row["metric"]), source.metric, usual)
+                    reward=read_metric(place, read_object(row["metric"]), source, usual, "metric.{}")
                     if len(texts) == 1
                     else None,
                     gold=choices[index] if isinstance(index, int) and 0 <= index < len(choices) else None,
@@ -269,7 +286,7 @@ def usual_metric(rows: Iterable[Mapping[str, Any]], source: Source | None = None
 
 def _note_metric(source: Source, names: Sequence[str], column: str) -> None:
     """Say which of several metrics is the reward, and how another is named."""
-    if len(names) > 1 and not source.metric:
+    if len(names) > 1 and not (source.metric or source.reward):
         other = column.format(names[1])
         source.note(f"reward = {names[0]} of {', '.join(names)} (--columns reward={other} names another)")
 
@@ -278,19 +295,33 @@ def _is_part(value: Any) -> bool:
     return isinstance(value, bool | int | float) and 0 <= value <= 1
 
 
-def read_metric(place: str, values: Mapping[str, Any], metric: str, usual: str = "") -> float:
-    """The value of the metric named, else of the usual one.
+def read_metric(
+    place: str, values: Mapping[str, Any], source: Source, usual: str = "", column: str = "{}"
+) -> float | None:
+    """The value of the metric named, else of the usual one; None where there is none, and a column is the reward.
+
+    Args:
+        place: The place of the row, for the error.
+        values: The row's metrics.
+        source: Which metric or column is named.
+        usual: The metric of all rows.
+        column: The column of a metric, with `{}` for its name.
 
     Raises:
         LogError: where there is none.
     """
-    value = values.get(metric or usual)
+    value = values.get(source.metric or usual)
     if _is_part(value):
         return float(value or 0)
-    listed = ", ".join(name for name, value in values.items() if value is not None) or "none"
-    raise LogError(
-        f"{place}: no metric {metric or 'in [0, 1]'}; the row's metrics are {listed}: name one with --metric"
-    )
+    if source.reward:
+        return None
+    there = [name for name, value in values.items() if value is not None]
+    lacks, fix = source.metric, "--metric"
+    if source.metric in ("", *there):  # it is of another range
+        lacks, fix = f"{source.metric} in [0, 1]".strip(), f"--columns reward={column.format(next(iter(there), '...'))}"
+        fix += "/100" * bool(there)
+    listed = ", ".join(there) or "none"
+    raise LogError(f"{place}: no metric {lacks}; the row's metrics are {listed}: name one with {fix}")
 
 
 # --- Inspect: `.eval` (a zip of JSON) or `.json`, one sample per problem and epoch ---
@@ -364,7 +395,7 @@ def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
         if not usual:  # one for all samples, also where it gave one of them no score
             usual = next(iter(scores), "")
             _note_metric(source, list(scores), "sample.scores.{}.value")
-        value, answer = _inspect_score(place, scores, source.metric, usual)
+        value, answer = _inspect_score(place, scores, source, usual)
         target = sample.get("target")
         yield (
             place,
@@ -420,8 +451,9 @@ def _without_grading(usage: Json, header: Json, sample: Json, model: str, source
     return usage
 
 
-def _inspect_score(place: str, scores: Json, metric: str, usual: str) -> tuple[Any, str | None]:
-    """Reward and answer by the scorer named, else by the usual one."""
+def _inspect_score(place: str, scores: Json, source: Source, usual: str) -> tuple[Any, str | None]:
+    """Reward and answer by the scorer named, else by the usual one; of several values in a score the first."""
+    metric = source.metric
     if metric and metric not in scores:
         raise LogError(
             f"{place}: no scorer {metric}; the sample's are {', '.join(scores) or 'none'}: name one with --metric"
@@ -429,6 +461,9 @@ def _inspect_score(place: str, scores: Json, metric: str, usual: str) -> tuple[A
     score = read_object(scores.get(metric or usual))
     value = score.get("value")
     if isinstance(value, dict):
+        if len(value) > 1 and not source.reward:
+            other = f"sample.scores.{metric or usual}.value.{list(value)[1]}"
+            source.note(f"reward = {next(iter(value))} of {', '.join(value)} (--columns reward={other} names another)")
         value = next(iter(value.values()), None)
     value = GRADES.get(value, value) if isinstance(value, str) else value
     if isinstance(value, float) and value != value:
@@ -498,7 +533,7 @@ def convert_helm(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
                 effort=effort,
                 model=first_of(row["helm"], "model", "model_deployment"),
                 problem_id=str(lookup(state, "instance.id")),
-                reward=read_metric(place, stats, names[0]) if names else None,
+                reward=read_metric(place, stats, source, names[0], "stats.{}") if names else None,
                 gold=gold,
                 tokens=tokens if tokens is not None else len(lookup(first, "tokens") or ()) or None,
                 finish_reason=lookup(first, "finish_reason.reason"),
@@ -619,7 +654,8 @@ def convert_trl(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
             raise LogError(
                 f"{place}: no reward column {name!r}; there are {', '.join(others) or 'none'}: name one with --metric"
             )
-        source.note(f"reward = {name}")
+        if not source.reward:
+            source.note(f"reward = {name}")
         completion = row["completion"]
         text = read_text(completion[-1].get("content")) if isinstance(completion, list) and completion else completion
         effort = {"effort": row["reasoning_effort"]} if "reasoning_effort" in row else {}

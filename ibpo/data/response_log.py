@@ -52,6 +52,7 @@ LIKE_REWARD = re.compile(r"(?i)reward|score|correct|accura|grade|rating|quality|
 OF_PROMPT = re.compile(r"(?i)prompt|input|cache")
 OF_ANSWER = re.compile(r"(?i)(^|[._])(gold|gts|target|ground_?truth|answer|completion|output|pred|prediction)s?$")
 """Columns that hold an answer, no name."""
+JUDGED_TOO = "responses that a harness scored together are judged here, answer against gold"
 TRACE = ("GeneratedTokens", "Response tokens", "output_length")
 """Lengths of answers in the request traces that are published."""
 
@@ -327,7 +328,13 @@ class LogReader:
     def _text_blocks(self) -> Iterator[LogRows]:
         """Whatever is not plain Parquet: row by row, or large files of plain JSON lines by columns."""
         names = self.names
-        source = Source(path=self.path, prices=names.prices, tokens=names.cost or "", problem=names.problem or "")
+        source = Source(
+            path=self.path,
+            prices=names.prices,
+            tokens=names.cost or "",
+            problem=names.problem or "",
+            reward=names.reward or "",
+        )
         stream = read_log_rows(source, join=self.join)
         peeked = list(islice(stream, NUM_PEEKED))
         good = [row for _, row in peeked if not isinstance(row, LogError)]
@@ -453,7 +460,14 @@ class LogReader:
 
     def _parsed(self, place: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Field -> checked value of one row."""
-        made = {field: read_field(place, row, field, column, self._commas) for field, column in self.columns.items()}
+        columns = self.columns
+        if self.judge is not None and "harness_task" in row and columns.get("reward", "reward") == "reward":
+            # One task in a folder may have a metric for each response, another one for all of a document's.
+            if "reward" in row:
+                columns = {**columns, "reward": "reward"}
+            elif _is_scored_together(row):
+                columns = {field: column for field, column in columns.items() if field != "reward"}
+        made = {field: read_field(place, row, field, column, self._commas) for field, column in columns.items()}
         completion = completion_of(row)
         if "cost" not in made:
             if completion is None:
@@ -485,6 +499,8 @@ class LogReader:
             todo, self.judge([row["judged"] for row in todo]) if todo and self.judge else (), strict=True
         ):
             row["reward"] = reward
+        if todo and self.columns["reward"] != "judged" and JUDGED_TOO not in self.notes:
+            self.notes.append(JUDGED_TOO)
         return LogRows(
             problem=Labels.from_list([row["problem"] for row in rows]),
             response_group=Labels.from_list([row["response_group"] for row in rows]),
@@ -614,6 +630,11 @@ def _is_plain(types: Any, kind: Any, field: str) -> bool:
     return types.is_string(kind) or types.is_large_string(kind)
 
 
+def _is_scored_together(row: Mapping[str, Any]) -> bool:
+    """Whether a harness's metric is one for all responses to a document, so that each is judged here."""
+    return "reward" not in row and ("resps" in row or "model_response" in row)
+
+
 def _has_answer(row: Mapping[str, Any]) -> bool:
     """Whether a row says what was answered, so that it can be judged."""
     return row.get("answer") is not None or completion_of(row) is not None
@@ -701,6 +722,9 @@ def _missing(
     there = ", ".join(map(repr, shown[:MAX_SHOWN])) + (", ..." if len(present) > MAX_SHOWN else "") or "none"
     if len(wide := _groups_in(present)) > 1:
         said.append(f"a row holds the answers of {', '.join(wide)}: write a row for each, with its response group")
+        raise MissingColumns(f"{path}: {'; '.join(said)}; there are {there}", ())
+    if "response_group" in missing and path.is_dir() and any(one.is_dir() for one in path.iterdir()):
+        said.append("a folder's name may say the response group: effort=low/ for low/")
     it = "it" if len(missing) == 1 else "them"
     return MissingColumns(f"{path}: {'; '.join(said)}; there are {there}: name {it} with {' '.join(options)}", options)
 

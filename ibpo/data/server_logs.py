@@ -653,7 +653,7 @@ def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
         tag = next((word for word in EFFORTS if re.search(rf"\b{word}\b", tags)), None)
         scores = {str(name): score for name, value in row.items() if (score := _mean_score(value)) is not None}
         name = source.metric or first
-        if name in scores:
+        if name in scores and not source.reward:
             others = f" of {', '.join(scores)} (--columns reward=NAME names another)" if len(scores) > 1 else ""
             source.note(f"reward = score {name}{others}")
         if "usageDetails" not in row:
@@ -801,7 +801,7 @@ def _responses_of(rows: Iterator[Row], source: Source, file: Path) -> Iterator[t
             keys = [str(key) for key in (request, span["span_id"]) if key is not None]
             mine = next((mine[key] for key in keys if key in mine), {})
             wanted = wanted or next(iter(mine), "")
-            if len(mine) > 1:
+            if len(mine) > 1 and not source.reward:
                 names = ", ".join(sorted(mine))
                 source.note(f"reward = evaluation {wanted} of {names} (--columns reward=NAME names another)")
             one = (

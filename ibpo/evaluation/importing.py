@@ -354,7 +354,12 @@ def _read_file(
     """How a file or folder was read, and its rows; `name` is that of a demo run's policy, else what the caller says."""
     columns, prices = dict(options.columns), options.prices
     source = Source(
-        path=path, metric=options.metric, filter=options.filter, prices=prices, problem=columns.get("problem", "")
+        path=path,
+        metric=options.metric,
+        filter=options.filter,
+        prices=prices,
+        problem=columns.get("problem", ""),
+        reward=columns.get("reward", ""),
     )
     if prices:
         source = replace(source, tokens=columns.get("cost", ""))
@@ -625,8 +630,9 @@ def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configurati
         elif wanted or (field in NEEDED and not (field == "configuration" and configuration)):
             option = "--by" if field == "by" else f"--columns {called}=COLUMN"
             more = ", or NAME=FILE, a name for all" if field == "configuration" else ""
+            tried = " or ".join(map(repr, dict.fromkeys(names)))
             raise IbpoError(
-                f"{place}: no column {' or '.join(map(repr, names))} for the {called.replace('_', ' ')}; "
+                f"{place}: no column {tried} for the {called.replace('_', ' ')}; "
                 f"the row's columns are {', '.join(row) or 'none'}: name one with {option}{more}"
             )
     if not configuration and columns.get("response_group") == columns["configuration"]:

@@ -102,7 +102,7 @@ def read_prompt_log(
     Raises:
         IbpoError: With file, line, field and fix; for a log without prompts.
     """
-    source = Source(path=path, problem=columns.get("problem", ""))
+    source = Source(path=path, problem=columns.get("problem", ""), reward=columns.get("reward", ""))
     bad: list[str] = []
     rows: list[Row] = []
     for place, row in read_log_rows(source, join=join):

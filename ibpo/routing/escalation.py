@@ -126,7 +126,7 @@ def read_first_answers(
     group, problem_column, by = table.groups[0], table.columns["problem"], table.columns.get("by")
     numbers = [divided(table.columns[field])[0] for field in ("reward", "cost")]
     seen: dict[str, list[dict[str, Any]]] = {}
-    for place, row in read_log_rows(Source(path=path, problem=problem_column)):
+    for place, row in read_log_rows(Source(path=path, problem=problem_column, reward=table.columns["reward"])):
         if isinstance(row, LogError) or (by is not None and part is not None and text_of(lookup(row, by)) != part):
             continue
         if says_error(row) and any(lookup(row, name) in (None, "") for name in numbers):

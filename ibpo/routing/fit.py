@@ -121,10 +121,13 @@ def read_routed_log(
         )
     full = np.flatnonzero(np.array((means.count > 0).all(axis=1)))
     if not len(full):
-        raise IbpoError(f"{path}: no problem has a response of every response group; log every problem with every one")
+        raise IbpoError(
+            f"{path}: no problem of column {log.columns['problem']!r} has a response of every response group; log "
+            "every problem with every one, or name the problem's column with --columns problem=COLUMN"
+        )
     names = [str(means.problems[i]) for i in full.tolist()]
     of_part = (log.columns["by"], part) if part is not None and "by" in log.columns else None
-    prompt_column, prompts, seen = _read_prompts(path, log.columns["problem"], prompt, numbers, set(names), of_part)
+    prompt_column, prompts, seen = _read_prompts(path, log.columns, prompt, numbers, set(names), of_part)
     order = np.argsort(means.mean_cost[full].mean(axis=0), kind="stable")
     kept = set(names)
     return RoutedLog(
@@ -143,7 +146,7 @@ def read_routed_log(
 
 def _read_prompts(
     path: Path,
-    problem: str,
+    columns: Mapping[str, str],
     prompt: str | None,
     numbers: Sequence[str],
     wanted: set[str],
@@ -153,14 +156,15 @@ def _read_prompts(
 
     Args:
         path: The log.
-        problem: The column of the problems.
+        columns: Field -> column, of which the problem's and the reward's count.
         prompt: As for `read_routed_log`.
         numbers: As for `read_routed_log`.
         wanted: The problems.
         of_part: Column and value of the rows that count; None: all.
     """
     # A source of its own for each pass: one remembers which samples it has seen.
-    first, source = (Source(path=path, problem=problem) for _ in range(2))
+    problem, reward = columns["problem"], columns["reward"]
+    first, source = (Source(path=path, problem=problem, reward=reward) for _ in range(2))
     column, prompts = _prompt_column(first, prompt, bool(numbers), of_part), dict[str, str]()
     known: dict[str, dict[str, float]] = {name: {} for name in numbers}
     for place, row in _rows_of(source, of_part):

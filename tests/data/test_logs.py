@@ -243,6 +243,21 @@ def test_lm_eval_runs_in_one_folder_are_configurations_of_their_own(tmp_path):
     assert "model holds 2 runs of t" in said and "its texts hold no thoughts" in said and "passed over" not in said
 
 
+@pytest.mark.parametrize("first", ["single", "several"])
+def test_of_a_folders_tasks_one_may_be_scored_by_response_and_one_by_document(tmp_path, first):
+    """The one's rows bring their metric; the other's responses are judged, whichever is read first."""
+    for file in (LOGS.parent / "lm_eval").rglob("samples_*"):
+        which = "several" if "repeats" in file.name else "single"
+        rows = [json.loads(line) | {"exact_match": 1.0} for line in file.open()]
+        path = tmp_path / f"samples_{'a' if which == first else 'b'}_{which}_2026-11-23T10-22-38.046372.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parts = read_log(tmp_path, LogColumns(by="harness_task"), judge=lambda rows: [0.25] * len(rows)).parts()
+    found = {name[2:]: (len(part.reward), set(part.reward)) for name, part in parts.items()}
+    assert found == {"single": (12, {1.0}), "several": (36, {0.25})}
+    with pytest.raises(LogError, match=r"holds 2 tasks.* give --by harness_task"):
+        read_log(tmp_path, judge=lambda rows: [0.25] * len(rows))
+
+
 def test_lm_eval_runs_are_named_by_what_they_were_asked_with_and_lost_thoughts_are_told():
     log = read_log(LOGS / "lm_eval" / "thinker")
     assert set(log.response_group) == {"thinker reasoning_effort=low", "thinker reasoning_effort=high"}
@@ -534,6 +549,17 @@ def test_inspect_scores_in_words_are_rewards_not_reasons_to_judge(value, tmp_pat
     for effort in ("low", "high"):
         (tmp_path / f"{effort}.json").write_text(json.dumps(inspect_log(effort, value)))
     check(cells(read_log(tmp_path)), failed=False)
+
+
+def test_of_several_values_in_one_score_of_inspect_the_first_counts_and_the_notes_say_so(tmp_path):
+    for effort in ("low", "high"):
+        document = inspect_log(effort, lambda right: {"exact": float(right), "style": 0.25})
+        (tmp_path / f"{effort}.json").write_text(json.dumps(document))
+    log = read_log(tmp_path)
+    [note] = [note for note in log.notes if note.startswith("reward = ")]
+    assert set(log.reward) == {0.0, 1.0} and note.startswith("reward = exact of exact, style (--columns reward=")
+    other = read_log(tmp_path, LogColumns(reward=note.partition("reward=")[2].partition(" names")[0]))
+    assert set(other.reward) == {0.25} and not any(note.startswith("reward = ") for note in other.notes)
 
 
 def test_inspect_grades_that_nobody_knows_are_refused(tmp_path):

@@ -531,8 +531,20 @@ def test_one_metric_is_the_reward_of_all_rows(tmp_path):
     name = "samples_trivia_2026-11-29T17-04-12.253678.jsonl"
     path = write(tmp_path / name, rows)
     assert read(path).parts["trivia"].reward.tolist() == [1, 0, 1]
-    with pytest.raises(IbpoError, match=r"no metric in .0, 1.; the row's metrics are bleu: name one with --metric"):
+    with pytest.raises(
+        IbpoError, match=r"no metric in .0, 1.; the row's metrics are bleu: name one .* reward=bleu/100"
+    ):
         read(write(tmp_path / name, [lm_eval_row(metrics=["bleu"], bleu=34.5)]))
+    assert read(tmp_path / name, columns={"reward": "bleu/100"}).parts["trivia"].reward.tolist() == [0.345]
+
+
+def test_older_rows_of_lm_eval_name_neither_metrics_nor_filters(tmp_path):
+    """As 0.4.5 writes them: a document comes once for each filter, which are no two responses."""
+    old = [{name: value for name, value in lm_eval_row(doc_id=n, exact_match=float(n == right)).items()
+            if name not in ("metrics", "filter")} for right in (1, 0) for n in (0, 1)]  # fmt: skip
+    found = read(write(tmp_path / "samples_t_2024-10-08T00-00-00.000000.jsonl", old))
+    assert found.parts["t"].reward.tolist() == [0, 1]
+    assert any("2 left out: rows of further filters" in note for note in found.notes)
 
 
 def test_costs_may_be_divided_as_rewards_are(tmp_path):
