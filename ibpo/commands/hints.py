@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 MOST_FILES = 10_000
 """Entries of a folder that are compared with a name."""
+SKIPPING = ("allocate", "collect", "report")
+"""Commands that can leave bad rows out."""
 ABSENT = ("there is no such", "no such file")
 """What an error line says of a file that is not there."""
 
@@ -58,11 +61,15 @@ def completed(args: Sequence[str], lacks: Sequence[str]) -> str:
 def for_command(called: Sequence[str], text: str, lacks: Sequence[str]) -> tuple[str, list[str]]:
     """What a log lacks, by the options of the command: those that take one part of a log name its column in --part.
 
+    Where the command has no option `--on-error`, nor is it told.
+
     Example:
         >>> for_command(["simulate", "--part=claude"], "name it with --by COLUMN", ["--by", "COLUMN"])
         ('name it with --part COLUMN=VALUE', ['--part', 'COLUMN=VALUE'])
     """
     options = list(lacks)
+    if not called or called[0] not in SKIPPING:
+        text = re.sub(r" \(--on-error skip[^)]*\)", "", text)
     if "--by" not in options or not any(one.partition("=")[0] == "--part" for one in called):
         return text, options
     place = options.index("--by")

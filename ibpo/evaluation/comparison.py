@@ -728,7 +728,10 @@ def _common(responses: Responses) -> tuple[Responses, list[str], int]:
     answered = [set(responses.of(name).problem.astype(str).tolist()) for name in responses.configurations]
     common = set.intersection(*answered)
     if not common:
-        raise IbpoError("no problem was answered by every configuration; compare runs on the same problems")
+        raise IbpoError(
+            "no problem was answered by every configuration; compare runs on the same problems, or name the problem's "
+            "column with --columns problem=COLUMN"
+        )
     keep = np.array([problem in common for problem in responses.problem.astype(str).tolist()])
     return responses.where(keep), sorted(common, key=natural), len(set.union(*answered)) - len(common)
 

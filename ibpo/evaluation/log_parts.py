@@ -95,7 +95,7 @@ class LogPart:
         """The rows in memory of the problems with two responses of every response group: they can be halved."""
         assert self.log is not None
         reason = f"{self.place}held out: problems without 2 responses of every response group"
-        twice = _some(self.count >= 2, reason, say)
+        twice = _some(self.count >= 2, reason, say, self.columns["problem"])
         return self.log if twice.all() else _rows_where(self.log, twice, self.find)
 
 
@@ -255,7 +255,7 @@ def _complete(part: LogPart, say: Say) -> LogPart:
         say(f"{part.place}response groups {alike[0]!r} and {alike[1]!r} differ by capitals only; write them alike if "
             "they are one")  # fmt: skip
     reason = f"{part.place}problems without a response of every response group"
-    full = _some(part.count > 0, reason, say)
+    full = _some(part.count > 0, reason, say, part.columns["problem"])
     if full.all():
         return part
     kept, problems = np.flatnonzero(full), part.problems
@@ -274,11 +274,14 @@ def _complete(part: LogPart, say: Say) -> LogPart:
     )
 
 
-def _some(good_PG: NDArray[np.bool_], reason: str, say: Say) -> NDArray[np.bool_]:
+def _some(good_PG: NDArray[np.bool_], reason: str, say: Say, column: str) -> NDArray[np.bool_]:
     """`[P]` which problems are good for every response group: at least one; says how many are left out, and why."""
     good = np.array(good_PG.all(axis=1))
     if not good.any():
-        raise IbpoError(f"{reason}: all {len(good)}; log every problem with every response group")
+        raise IbpoError(
+            f"{reason}: all {len(good)} of column {column!r}; log every problem with every response group, or name the "
+            "problem's column with --columns problem=COLUMN"
+        )
     if not good.all():
         say(f"{reason}: {int((~good).sum())} of {len(good)} left out")
     return good

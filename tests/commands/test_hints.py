@@ -13,6 +13,13 @@ CASES = {
     "allocate responses.csv --columns reward=right": "try: ibpo allocate responses.csv --columns reward=reward",
     "allocate responses.csv --bugdet 0.5x": "--budget",
     "route fit responses.csv --part=b --number tokens --out r.json": "--out r.json --part COLUMN=VALUE",
+    "allocate numbered.csv": "all 4 of column 'id'; log every problem with every response group, or name the problem's",
+    "allocate wide.csv": "write a row for each, with its response group; there are 'id', 'low_correct', 'low_tokens'",
+    "allocate runs": "a folder's name may say the response group: effort=low/ for low/",
+    "allocate broken.jsonl": "line 2: not JSON: Expecting value: line 2 column 1 (char 7); each line must be one JSON "
+    "object (--on-error skip leaves it out)",
+    "allocate no_value.csv": "no value; fill it in or drop the row (--on-error skip), or name",
+    "route fit no_value.csv --number tokens --out r.json": "no value; fill it in or drop the row, or name",
     "alocate responses.csv": "'allocate'",
     "simulate trac.jsonl --budget extended=30%": "did you mean trace.jsonl?",
     "train recipee.toml": "did you mean recipe.toml?",
@@ -28,6 +35,15 @@ CASES = {
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("work")
     (made / "responses.csv").write_text(LOG)
+    (made / "no_value.csv").write_text(LOG + "3,a,,10\n3,b,,20\n")
+    (made / "numbered.csv").write_text(
+        "id,effort,reward,tokens,q\n" + "".join(f"{n},{['low', 'high'][n % 2]},1,9,q{n // 2}\n" for n in range(4))
+    )
+    (made / "wide.csv").write_text("id,low_correct,low_tokens,high_correct,high_tokens\n1,1,9,1,90\n2,0,9,1,90\n")
+    (made / "broken.jsonl").write_text('{"id": 1, "effort": "low", "reward": 1, "tokens": 9}\n{"id":\n')
+    for run in ("low", "high"):
+        (made / "runs" / run).mkdir(parents=True)
+        (made / "runs" / run / "r.csv").write_text("id,reward,tokens\n1,1,9\n2,0,9\n")
     (made / "empty").mkdir()
     for name in ("trace.jsonl", "recipe.toml", "router.json"):
         (made / name).write_text("{}\n")
