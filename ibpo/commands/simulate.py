@@ -148,7 +148,7 @@ def simulate_command(
     seconds = time.process_time() - began
     typer.echo(
         f"{trace}: requests of {span:,.1f} seconds, column {came.time_column} read in {came.unit}; another unit: "
-        "--assume time_unit=ms",
+        f"--assume time_unit={'s' if came.unit == 'ms' else 'ms'}",
         err=True,
     )
     if came.num_failed:
