@@ -265,9 +265,13 @@ def parse_json(place: str, text: str) -> Any:
 def read_document(path: Path, text: str) -> Any:
     """The whole of a `.json` file; where it holds objects one behind the other, a line each or many, their list.
 
+    An empty file is an empty list, as it is of JSON lines.
+
     Raises:
         LogError: where it is not JSON.
     """
+    if not text.strip():
+        return []
     try:
         return parse_json(str(path), text)
     except LogError:
@@ -279,6 +283,17 @@ def read_document(path: Path, text: str) -> Any:
         if text[at:].strip() or len(found) < 2 or not all(isinstance(one, dict) for one in found):
             raise
         return found
+
+
+def _json_kind(value: Any) -> str:
+    """What JSON calls a value that is no object.
+
+    Example:
+        >>> _json_kind(None), _json_kind("a"), _json_kind([1]), _json_kind(True), _json_kind(0.5)
+        ('null', 'string', 'list', 'boolean', 'number')
+    """
+    kinds = {"NoneType": "null", "str": "string", "bool": "boolean", "int": "number", "float": "number"}
+    return kinds.get(name := type(value).__name__, name)
 
 
 def document_rows(path: Path, document: Any) -> Iterator[RawRow]:
@@ -304,13 +319,13 @@ def document_rows(path: Path, document: Any) -> Iterator[RawRow]:
     else:
         name = ""
     if not isinstance(document, list):
-        raise LogError(f"{path}: a JSON {type(document).__name__}; it takes a list of objects, one per response")
+        raise LogError(f"{path}: a JSON {_json_kind(document)}; it takes a list of objects, one per response")
     for number, row in enumerate(document, start=1):
         place = f"{path}, {name + ' ' if name else ''}item {number}"
         if isinstance(row, dict):
             yield place, row
         else:
-            yield place, LogError(f"{place}: a JSON {type(row).__name__}, but each must be one JSON object")
+            yield place, LogError(f"{place}: a JSON {_json_kind(row)}, but each must be one JSON object")
 
 
 def _lists_of_objects(document: dict[str, Any]) -> dict[str, list[Any]]:
@@ -338,7 +353,7 @@ def json_lines(path: Path, file: Iterable[str], first: int = 1) -> Iterator[RawR
         if isinstance(row, dict):
             yield place, row
         else:
-            yield place, LogError(f"{place}: a JSON {type(row).__name__}, but each line must be one JSON object")
+            yield place, LogError(f"{place}: a JSON {_json_kind(row)}, but each line must be one JSON object")
 
 
 def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:

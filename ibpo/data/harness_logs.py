@@ -396,7 +396,9 @@ def convert_inspect(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
             usual = next(iter(scores), "")
             _note_metric(source, list(scores), "sample.scores.{}.value")
         value, answer = _inspect_score(place, scores, source, usual)
-        target = sample.get("target")
+        # Where its scorer gave a sample no score, nobody else judges it.
+        has_no_score = value is None and bool(usual or lookup(header, "results.scores"))
+        target = None if has_no_score else sample.get("target")
         yield (
             place,
             # What the whole run came to is no value of a sample, and not to be guessed as one.

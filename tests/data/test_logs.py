@@ -11,6 +11,8 @@ import pytest
 from ibpo.data import LogColumns, LogError, MissingColumns, Source, files_below, read_log, read_log_rows
 from ibpo.data.fields import read_usage
 from ibpo.data.server_logs import split_ids
+from ibpo.errors import IbpoError
+from ibpo.evaluation.importing import ImportOptions, import_responses
 from ibpo.prices import Price, Prices
 
 LOGS = Path(__file__).parent.parent / "fixtures" / "logs"
@@ -549,6 +551,30 @@ def test_inspect_scores_in_words_are_rewards_not_reasons_to_judge(value, tmp_pat
     for effort in ("low", "high"):
         (tmp_path / f"{effort}.json").write_text(json.dumps(inspect_log(effort, value)))
     check(cells(read_log(tmp_path)), failed=False)
+
+
+def test_a_sample_that_the_scorer_of_inspect_gave_no_score_is_judged_by_nobody(tmp_path):
+    """Scored as a whole, it is a bad row for every command; a log without any scores has its gold answers judged."""
+    for effort in ("low", "high"):
+        document = inspect_log(effort, float)
+        document["samples"][1]["scores"]["match"]["value"] = float("nan")
+        (tmp_path / f"{effort}.json").write_text(json.dumps(document))
+
+    def judge(rows):
+        return [0.25] * len(rows)
+
+    with pytest.raises(LogError, match="column 'reward': no value"):
+        read_log(tmp_path, judge=judge)
+    with pytest.raises(IbpoError, match="neither a reward"):
+        import_responses([("", tmp_path)])
+    log = read_log(tmp_path, on_error="skip", judge=judge)
+    assert len(log.bad_rows) == 2 and set(log.reward) == {0.0, 1.0}
+    [part] = import_responses([("", tmp_path)], ImportOptions(on_error="skip")).parts.values()
+    assert len(part) == len(log.reward) and set(part.reward) == {0.0, 1.0}
+    for file in tmp_path.iterdir():
+        document = json.loads(file.read_text())
+        file.write_text(json.dumps(document | {"samples": [x | {"scores": None} for x in document["samples"]]}))
+    assert set(read_log(tmp_path, judge=judge).reward) == {0.25}
 
 
 def test_of_several_values_in_one_score_of_inspect_the_first_counts_and_the_notes_say_so(tmp_path):

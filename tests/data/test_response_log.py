@@ -66,6 +66,8 @@ def test_named_columns_are_not_guessed(tmp_path):
     ("name", "text", "message"),
     [
         ("a.jsonl", "", "no rows"),
+        ("a.json", "\n", "no rows"),
+        ("a.json", "null", "a JSON null; it takes a list of objects"),
         ("a.xlsx", "", "must end in"),
         ("a.jsonl", lines([*ROWS, {**ROWS[0], "model": "n"}]), "'model' holds 2 models; give --by model"),
         ("a.jsonl", lines([{**ROWS[0], "tokens": True}]), "column 'tokens': True is not a finite number"),
