@@ -722,7 +722,7 @@ def _missing(
     there = ", ".join(map(repr, shown[:MAX_SHOWN])) + (", ..." if len(present) > MAX_SHOWN else "") or "none"
     if len(wide := _groups_in(present)) > 1:
         said.append(f"a row holds the answers of {', '.join(wide)}: write a row for each, with its response group")
-        raise MissingColumns(f"{path}: {'; '.join(said)}; there are {there}", ())
+        return MissingColumns(f"{path}: {'; '.join(said)}; there are {there}", ())
     if "response_group" in missing and path.is_dir() and any(one.is_dir() for one in path.iterdir()):
         said.append("a folder's name may say the response group: effort=low/ for low/")
     it = "it" if len(missing) == 1 else "them"

@@ -1,4 +1,4 @@
-"""The commands that documented numbers come from still run: next to nothing of each, and every figure is a number."""
+"""The commands that documented numbers come from still run: with small sizes, and every figure is a number."""
 
 from __future__ import annotations
 

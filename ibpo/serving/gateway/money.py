@@ -32,7 +32,7 @@ HIDDEN_TOKENS = 1000
 """What a chat template or a server's own instructions may add to a prompt's bytes: more is history that the
 upstream keeps, or a file, and says nothing of the next prompt."""
 MOST_PROMPT_TOKENS = 1 << 27
-"""More than any model reads: a larger report is wrong, and one that is believed would use the budget up for good."""
+"""More than any model reads: a larger report is wrong, and one that is believed would end the budget."""
 MOST_RESPONSES = 16_384
 MOST_MODELS, MOST_NAME = 1024, 256
 """Most models as callers name them, which some upstreams ignore: the last ones, by the beginnings of their names."""
