@@ -146,9 +146,10 @@ def simulate_command(
     began = time.process_time()
     done = simulate(requests, held)
     seconds = time.process_time() - began
+    another = "s" if came.unit == "ms" else "ms"
+    unit = f"{came.unit}; another unit: --assume time_unit={another}" if came.unit else "dates"
     typer.echo(
-        f"{trace}: requests of {span:,.1f} seconds, column {came.time_column} read in {came.unit}; another unit: "
-        f"--assume time_unit={'s' if came.unit == 'ms' else 'ms'}",
+        f"{trace}: requests of {span:,.1f} seconds, column {came.time_column} read in {unit}",
         err=True,
     )
     if came.num_failed:

@@ -355,8 +355,8 @@ def test_a_group_that_no_budget_bounds_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("name", "unit", "column", "seconds", "num_failed"),
     [
-        ("azure_2023_conv.csv", "s", "TIMESTAMP", 7.0654321, 0),
-        ("azure_2024_code_1week.csv", "s", "TIMESTAMP", 1.101234, 0),
+        ("azure_2023_conv.csv", "", "TIMESTAMP", 7.0654321, 0),
+        ("azure_2024_code_1week.csv", "", "TIMESTAMP", 1.101234, 0),
         ("burstgpt_1.csv", "s", "Timestamp", 37.0, 1),
         ("burstgpt_3.csv", "s", "Timestamp", 37.0, 1),
         ("mooncake.jsonl", "ms", "timestamp", 0.0, 0),

@@ -52,7 +52,7 @@ class Trace:
     prompt_tokens: FloatArray | None = None
     """`[N]`, where the trace records them."""
     unit: str = "s"
-    """The unit in which the file has the times: a key of `UNITS`."""
+    """The unit in which the file has the times: a key of `UNITS`; "" for dates, which need none."""
     time_column: str = "t"
     num_failed: int = 0
     """Requests with an answer of no tokens, which are left out: that is how published traces write failures."""
@@ -117,11 +117,12 @@ def read_trace(path: Path, *, unit: str | None = None) -> Trace:
     if _is_date(rows[0][1].get(when)):
         if unit not in (None, "s"):
             raise IbpoError(f"{path}, column {when!r}: holds dates, which have no unit; leave time_unit={unit} out")
-        unit = "s"
-    unit = unit or known or guess_unit(time)
+        unit = ""
+    elif unit is None:
+        unit = known or guess_unit(time)
     return Trace(
         unit=unit,
-        time=(time - time[0]) * UNITS[unit],
+        time=(time - time[0]) * UNITS[unit or "s"],
         output_tokens=tokens[~failed],
         gain=np.array([_number(place, row, "gain", -math.inf) for place, row in rows]) if has_gain else None,
         tenant=[_name(row.get("tenant")) for _, row in rows],
