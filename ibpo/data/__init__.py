@@ -27,7 +27,7 @@ from ibpo.data.response_log import (
     names_in,
     read_log,
 )
-from ibpo.data.values import BARE, COMPLETIONS, GUESSES, check_number, divided, is_own, own_group, read_field, text_of
+from ibpo.data.values import BARE, COMPLETIONS, GUESSES, check_number, divided, is_own, own_group, read_field
 
 __all__ = [
     "BARE",
@@ -69,5 +69,4 @@ __all__ = [
     "read_text",
     "says_error",
     "sum_parts",
-    "text_of",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpo.data.values import text_of
+from ibpo.data.fields import identifier_of
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -90,13 +90,13 @@ def array_of(column: Any, kind: str, empty: float, arrow: Any) -> NDArray[Any]:
 
 
 def labels_of(column: Any, arrow: Any) -> tuple[Labels, NDArray[np.bool_]]:
-    """The texts of a column of pyarrow, as Python writes its values, and which rows certainly have one."""
+    """The texts of a column of pyarrow (`identifier_of`), and which rows certainly have one."""
     found = column if arrow.types.is_dictionary(column.type) else column.dictionary_encode()
     values = found.dictionary.to_pylist() or [None]
     said = np.array([value not in (None, "", "nan") and value == value for value in values])
     code = array_of(found.indices, "int32", -1, arrow)
     there = (code >= 0) & said[code]
-    texts = list(map(text_of, values))
+    texts = list(map(identifier_of, values))
     number = {text: n for n, text in enumerate(dict.fromkeys(texts))}
     if len(number) < len(texts):
         code = np.array([number[text] for text in texts])[code]

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from ibpo.data.adapters import COSTS, GROUPS
-from ibpo.data.fields import NOTHING, Commas, lookup, read_number
+from ibpo.data.fields import NOTHING, Commas, identifier_of, lookup, read_number
 from ibpo.data.files import LogError
 
 GUESSES = {
@@ -74,7 +74,7 @@ def read_field(place: str, row: Mapping[str, Any], field: str, column: str, comm
     if field in ("reward", "cost"):
         decimal_comma = commas is not None and commas.are_decimal(place, name, value)
         return check_number(place, value, field, name, divisor, decimal_comma=decimal_comma)
-    return text_of(value)
+    return identifier_of(value)
 
 
 def is_own(row: Mapping[str, Any]) -> bool:
@@ -104,11 +104,6 @@ def own_group(row: Mapping[str, Any]) -> str:
 def completion_of(row: Mapping[str, Any]) -> str | None:
     """The text of a row's response; None where it has none."""
     return next((row[name] for name in COMPLETIONS if isinstance(row.get(name), str)), None)
-
-
-def text_of(value: Any) -> str:
-    """A value as text, as Python prints it."""
-    return str(value).strip()
 
 
 @lru_cache(maxsize=1024)  # asked for every row

@@ -20,13 +20,13 @@ from ibpo.data import (
     LogError,
     Source,
     divided,
+    identifier_of,
     is_own,
     lookup,
     own_group,
     read_log_rows,
     read_number,
     says_error,
-    text_of,
 )
 from ibpo.errors import IbpoError
 from ibpo.evaluation import estimate_from_draws
@@ -127,12 +127,14 @@ def read_first_answers(
     numbers = [divided(table.columns[field])[0] for field in ("reward", "cost")]
     seen: dict[str, list[dict[str, Any]]] = {}
     for place, row in read_log_rows(Source(path=path, problem=problem_column, reward=table.columns["reward"])):
-        if isinstance(row, LogError) or (by is not None and part is not None and text_of(lookup(row, by)) != part):
+        if isinstance(row, LogError) or (
+            by is not None and part is not None and identifier_of(lookup(row, by)) != part
+        ):
             continue
         if says_error(row) and any(lookup(row, name) in (None, "") for name in numbers):
             continue  # a failed request
         if _group_of(row, table.columns["response_group"]) == group:
-            seen.setdefault(text_of(lookup(row, problem_column)), []).append({**row, "": place})
+            seen.setdefault(identifier_of(lookup(row, problem_column)), []).append({**row, "": place})
     log, rewards, costs = table.log, dict[str, list[float]](), dict[str, list[float]]()
     for name, other, reward, cost in zip(log.problem, log.response_group, log.reward, log.cost, strict=True):
         if other == group:
@@ -177,7 +179,7 @@ def read_first_answers(
 
 def _group_of(row: Mapping[str, Any], column: str) -> str:
     """The response group of a row; in a table of ours the way of answering may be one of its own."""
-    return own_group(row) if column == "response_group" and is_own(row) else text_of(lookup(row, column))
+    return own_group(row) if column == "response_group" and is_own(row) else identifier_of(lookup(row, column))
 
 
 def _shown(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

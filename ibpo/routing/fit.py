@@ -24,11 +24,11 @@ from ibpo.data import (
     LogError,
     Source,
     find_alike,
+    identifier_of,
     lookup,
     read_log,
     read_log_rows,
     read_number,
-    text_of,
 )
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
@@ -168,7 +168,7 @@ def _read_prompts(
     column, prompts = _prompt_column(first, prompt, bool(numbers), of_part), dict[str, str]()
     known: dict[str, dict[str, float]] = {name: {} for name in numbers}
     for place, row in _rows_of(source, of_part):
-        name = text_of(lookup(row, problem))
+        name = identifier_of(lookup(row, problem))
         if name not in wanted:
             continue
         place = f"{place}, column"
@@ -208,7 +208,7 @@ def _rows_of(source: Source, of_part: tuple[str, str] | None) -> Iterator[tuple[
     for place, row in read_log_rows(source):
         if isinstance(row, LogError):
             continue  # read_log has complained, or was asked not to
-        if of_part is None or text_of(lookup(row, of_part[0])) == of_part[1]:
+        if of_part is None or identifier_of(lookup(row, of_part[0])) == of_part[1]:
             yield place, row
 
 

@@ -1363,3 +1363,17 @@ def test_kinds_of_langfuses_input_are_no_thoughts(tmp_path):
     row = {"id": "1", "traceId": "1", "input": "a", "metadata": {"effort": "low"}, "usageDetails": usage}
     [found] = rows_of(write_rows(tmp_path / "a.jsonl", [row]))
     assert (found["tokens"], found["thinking_tokens"], found["uncached_input_tokens"]) == (10, 6, 42)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_ids_that_a_table_made_of_another_type_are_the_same_problems(ending, tmp_path):
+    """Where a column has a gap, pandas writes its whole numbers with a point: 1 and 1.0 are one problem."""
+    for group, kind in (("low", int), ("high", float)):
+        rows = [{"problem": kind(n), "response_group": group, "reward": n % 2, "tokens": 9} for n in range(20)]
+        if ending == "parquet":
+            table = pytest.importorskip("pyarrow").Table.from_pylist(rows)
+            pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / f"{group}.parquet")
+        else:
+            (tmp_path / f"{group}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = read_log(tmp_path)
+    assert set(log.problem) == {str(n) for n in range(20)} and len(log.problem) == 40

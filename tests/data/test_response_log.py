@@ -153,10 +153,10 @@ def test_parquet_says_what_json_lines_say(tmp_path, types):
     assert "line 4, column 'cost': -3.0 is negative" in said[2]
 
 
-def test_ids_of_parquet_are_written_as_python_writes_them(tmp_path):
+def test_ids_of_parquet_are_the_texts_that_they_are_in_other_tables(tmp_path):
     rows = [{"id": x, "group": True, "reward": 1, "cost": 1, "level": None} for x in (1.0, 2.5)]
     log = read_log(parquet_of(tmp_path / "a.parquet", rows))
-    assert (log.problem, log.response_group) == (["1.0", "2.5"], ["True", "True"])
+    assert (log.problem, log.response_group) == (["1", "2.5"], ["True", "True"])
     log = read_log(parquet_of(tmp_path / "b.parquet", [{**row, "id": int(row["id"])} for row in rows]))
     assert log.problem == ["1", "2"]
     log = read_log(parquet_of(tmp_path / "c.parquet", [{**row, "id": {"task": "x"}} for row in rows]))
