@@ -10,6 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from ibpo.cli import COMMANDS, REMOVED, SECTIONS, app
+from ibpo.commands.hints import SKIPPING
 from ibpo.commands.options import read_pairs
 from ibpo.errors import IbpoError
 
@@ -21,6 +22,13 @@ CHOICES = ((["report"], "judge"), (["serve"], "by"))
 HEAVY = ("aiohttp", "jinja2", "matplotlib", "numpy", "openai", "pandas", "pyarrow", "rich", "scipy", "sklearn", "torch",
          "transformers", "trl")  # fmt: skip
 """What no help loads. Typer itself loads pydantic as soon as a command has a parameter."""
+
+
+def test_commands_that_can_leave_bad_rows_out_are_the_ones_that_errors_tell_of_it():
+    group: Any = get_command(app)
+    commands = {name: group.resolve_command(None, [name])[1] for name in COMMANDS}
+    found = [name for name, command in commands.items() if any("--on-error" in one.opts for one in command.params)]
+    assert sorted(found) == sorted(SKIPPING)
 
 
 def test_every_command_is_listed_with_its_own_help():
