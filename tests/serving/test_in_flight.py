@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from contextlib import contextmanager
 
 import numpy as np
@@ -143,3 +144,65 @@ def test_a_commit_that_fails_leaves_no_response_that_others_wait_for(what, faili
         controller.decide(option, request_id=str(number), now=0.0)
         controller.settle(str(number), {"tokens": 4.0})
     assert controller.decide(option, request_id="e", now=0.0).estimate[0] == pytest.approx(4.0)
+
+
+def plan_of(tokens, share=0.0, **terms):
+    return ServingPolicy.from_dict(
+        {
+            "budget": {"tokens": {"mean": tokens, "overdraft": 1e6}, "long": {"mean": share, "response_group": "long"}},
+            "tenant": {"a": terms} if terms else {},
+        }
+    )
+
+
+PLANS = [
+    (100.0, {"share": 0.5}),
+    (300.0, {"share": 0.25, "at_least": {"tokens": 40.0}, "at_most": {"tokens": 120.0}}),
+    (math.inf, {"share": 0.125, "at_least": {"long": 0.125}}),
+    (50.0, {"at_most": {"tokens": 20.0, "long": 0.75}}),
+]
+
+
+@pytest.mark.parametrize("after", range(len(PLANS)))
+@pytest.mark.parametrize("before", range(len(PLANS)))
+def test_what_fails_takes_back_what_it_had_brought_whatever_the_policy_says_by_then(before, after):
+    """Cancelled under another policy, a request leaves nothing behind: not in balances, nor in what waits."""
+    tokens, terms = PLANS[before]
+    controller = Controller(plan_of(tokens, **terms))
+    long = [Candidate(response_group="long", gain=1.0, cost={"tokens": 64.0}, reserve={"tokens": 96.0})]
+    for name in "xyz":  # `y` and `z` wait for `x`, which began before them
+        controller.decide(
+            long,
+            request_id=name,
+            now=0.0,
+            tenant="a",
+            num_requests=2,
+            quotas={"day": {"tokens": 1e6}} if name != "z" else {},
+        )
+    controller.settle("y", {"tokens": 16.0, "long": 2.0})
+    controller.cancel("z")
+    tokens, terms = PLANS[after]
+    controller = Controller.from_state(plan_of(tokens, **terms), json.loads(json.dumps(controller.state_dict())))
+    controller.cancel("x")
+    for account in ("total", "tenant a", "quota day"):
+        for k, bucket in enumerate(controller.store.buckets(account)):
+            assert (bucket.waiting, bucket.estimated, bucket.overcommitted) == (0.0, 0.0, 0.0), (account, k)
+            assert bucket.num_requests == 2
+            assert bucket.spent == (16.0, 2.0)[k]
+    old, new = PLANS[before], PLANS[after]
+    if math.inf not in (old[0], new[0]):  # what `y` brought, less what it cost and what was lost
+        total = controller.store.buckets("total")[0]
+        assert total.balance == 2 * old[0] - 16.0 - total.forfeited
+
+
+@pytest.mark.parametrize("ends", ["settle", "cancel"])
+def test_a_promise_that_did_not_pay_gets_nothing_back(ends):
+    """A tenant that is promised something only after its request began has no more of it than it brought."""
+    controller = Controller(plan_of(100.0))
+    long = [Candidate(response_group="long", gain=1.0, cost={"tokens": 64.0})]
+    controller.decide(long, request_id="x", now=0.0, tenant="a")
+    promising = plan_of(100.0, at_least={"tokens": 50.0})
+    controller = Controller.from_state(promising, controller.state_dict())
+    controller.settle("x", {"tokens": 0.0}) if ends == "settle" else controller.cancel("x")
+    assert controller.store.buckets("tenant a")[0].owed == 0.0
+    assert controller.store.buckets("total")[0].held == 0.0

@@ -147,10 +147,15 @@ class Reservation(NamedTuple):
     """With which probability this response group was chosen: below 1 only where the policy explores."""
     quotas: tuple[str, ...] = ()
     """The accounts with a total of their own that it is booked in: see `Controller.decide`."""
+    credit: tuple[tuple[float, ...], ...] = ()
+    """Per account without a total of its own, and per budget: what each of its requests brought to the balance. If it
+    fails, so much is taken back, whatever the policy says by then. (): as the policy says (of earlier versions)."""
+    promised: tuple[tuple[float, ...], ...] = ()
+    """The same of what each brought to the account's promise; (): nothing was promised."""
 
     def state(self) -> list[Any]:
         """As a JSON list; what is as usual at its end is left out, as earlier versions write it."""
-        values, usual = list(self), (1, 1.0, ())
+        values, usual = list(self), (1, 1.0, (), (), ())
         for value in reversed(usual):
             if values[-1] != value:
                 break
@@ -161,7 +166,12 @@ class Reservation(NamedTuple):
     def from_state(cls, values: list[Any]) -> Reservation:
         """The inverse of `state`."""
         row: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
+        for place in range(_CREDIT, len(row)):
+            row[place] = tuple(map(tuple, row[place]))
         return cls(*row)
+
+
+_CREDIT = Reservation._fields.index("credit")
 
 
 class Ended(NamedTuple):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import NamedTuple
 
 from ibpo.serving.controller.accounts import QUOTA, TOTAL, AccountStore, Ended, MemoryStore, Reservation, TokenBucket
@@ -35,6 +36,8 @@ class Bounds:
     """Whether anything is promised."""
     binding: bool
     """Whether anything is promised or forbidden."""
+    credit: tuple[float, ...]
+    """What a request brings to the balance: its mean, and nothing where there is no ceiling."""
     is_quota: bool = False
     """Whether it is a total, and no mean."""
 
@@ -52,6 +55,10 @@ class Account(NamedTuple):
 def _account(name: str, bounds: Bounds, buckets: list[TokenBucket]) -> Account:
     terms = zip(buckets, bounds.at_most, bounds.overdraft, bounds.burst, bounds.overcommit, strict=True)
     return Account(name, bounds, buckets, list(terms))
+
+
+def _finite(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(0.0 if value == math.inf else value for value in values)
 
 
 class Admission:
@@ -150,6 +157,7 @@ class Admission:
             depth=none,
             promising=False,
             binding=True,
+            credit=_finite(budget.mean for budget in budgets),
         )
         fair = {budget.name: self.policy.fair_share * budget.mean for budget in budgets if budget.mean < math.inf}
         self._tenants = {name: self._bounds(terms, fair) for name, terms in self.policy.tenants.items()}
@@ -182,6 +190,7 @@ class Admission:
                 depth=none,
                 promising=False,
                 binding=False,
+                credit=none,
                 is_quota=True,
             )
             found.append(_account(QUOTA + name, bounds, self.store.buckets(QUOTA + name)))
@@ -220,6 +229,23 @@ class Admission:
         elif self._keeps and len(self._kept) < _MOST_NAMED:
             self._kept[tenant, slice_name] = found
         return found
+
+    @staticmethod
+    def credit_of(accounts: Sequence[Account]) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...]]:
+        """What a request brings to accounts without quotas: `Reservation.credit` and `Reservation.promised`."""
+        promised = ()
+        if any(account.bounds.promising for account in accounts):
+            promised = tuple(account.bounds.at_least for account in accounts)
+        return tuple(account.bounds.credit for account in accounts), promised
+
+    def _credit(self, reservation: Reservation, cancelled: bool) -> Iterator[Sequence[float]]:
+        """Per account, quotas at the end, the credit that is taken back: of what failed, as it was given."""
+        none = (0.0,) * len(self.policy.budgets)
+        if not cancelled:
+            return repeat(none)
+        given = reservation.credit or self.credit_of(self.accounts(reservation.tenant, reservation.slice_name))[0]
+        count = reservation.num_requests
+        return chain((tuple(mean * count for mean in row) for row in given), repeat(none))
 
     @staticmethod
     def _follow_restarts(accounts: Sequence[Account]) -> None:
@@ -358,11 +384,11 @@ class Admission:
                 bucket.balance = balance = bucket.balance + back
                 bucket.estimated -= expected
                 bucket.spent += cost
+                if back:
+                    bucket.waiting += back
                 if mean == math.inf:
                     bucket.owe_nothing()
                     continue
-                if back:
-                    bucket.waiting += back
                 if balance - bucket.held > burst:
                     bucket.forfeit(overdraft, burst, overcommit)
                     balance = bucket.balance
@@ -370,22 +396,18 @@ class Admission:
                 if beyond > bucket.peak:
                     bucket.peak = beyond
             return accounts[0].buckets[0].restarts
-        for account in accounts:
-            for (bucket, mean, _, _, _), expected, most, cost in zip(
-                account.lines, estimate, reserve, actual, strict=True
+        for account, credit in zip(accounts, self._credit(reservation, cancelled), strict=False):
+            for bucket, expected, most, cost, brought in zip(
+                account.buckets, estimate, reserve, actual, credit, strict=True
             ):
-                back = expected - cost
+                back = expected - cost - brought
                 bucket.balance += back
                 bucket.overcommitted -= most - expected
                 bucket.estimated -= expected
                 bucket.spent += cost
+                bucket.waiting += back
                 if cancelled:
                     bucket.num_requests -= reservation.num_requests
-                    if mean != math.inf:
-                        bucket.balance -= mean * reservation.num_requests
-                        back -= mean * reservation.num_requests
-                if mean != math.inf:
-                    bucket.waiting += back
         if len(accounts) > 1:
             self._owe_back(accounts, reservation, actual, cancelled)
         self._close(accounts)
@@ -397,14 +419,16 @@ class Admission:
     ) -> None:
         """What a response gave back goes to the promises that paid for it; of one that failed, its credit is gone."""
         total = accounts[0].buckets
-        for k, cost in enumerate(actual):
+        promised = reservation.promised
+        if not reservation.credit:  # of an earlier version
+            promised = Admission.credit_of(accounts)[1]
+        for k, cost in enumerate(actual) if promised else ():
             back = reservation.estimate[k] - cost
             room = max(0.0, back)
-            for account in accounts:
-                bounds = account.bounds
-                if bounds.promising:
-                    credit = bounds.at_least[k] * reservation.num_requests if cancelled else 0.0
-                    grown = account.buckets[k].owe(back - credit, bounds.depth[k], room)
+            for account, each in zip(accounts, promised, strict=False):
+                if each[k]:
+                    credit = each[k] * reservation.num_requests if cancelled else 0.0
+                    grown = account.buckets[k].owe(back - credit, account.bounds.depth[k], room)
                     total[k].held += grown
                     room -= max(0.0, grown)
 
@@ -413,16 +437,14 @@ class Admission:
         reservation, actual, cancelled, restarts = ended
         if not cancelled and reservation.estimate == actual:
             return
-        for account in self._booked(reservation):
-            for (bucket, mean, overdraft, burst, overcommit), expected, cost in zip(
-                account.lines, reservation.estimate, actual, strict=True
+        for account, credit in zip(self._booked(reservation), self._credit(reservation, cancelled), strict=False):
+            for (bucket, mean, overdraft, burst, overcommit), expected, cost, brought in zip(
+                account.lines, reservation.estimate, actual, credit, strict=True
             ):
+                back = expected - cost - brought
+                if bucket.restarts == restarts:
+                    bucket.waiting -= back
                 if mean != math.inf:
-                    back = expected - cost
-                    if cancelled:
-                        back -= mean * reservation.num_requests
-                    if bucket.restarts == restarts:
-                        bucket.waiting -= back
                     bucket.give_back(back, _MOST_RETURNED * burst)
                     # What that does not hold is lost now, not after one more request could have used it.
                     if bucket.balance - bucket.held > burst:
@@ -468,5 +490,6 @@ class Admission:
             at_least=tuple(least),
             promising=any(least),
             binding=any(least) or min(most) < math.inf,
+            credit=_finite(most),
             depth=tuple(budget.slack(mean) for budget, mean in zip(budgets, least, strict=True)),
         )

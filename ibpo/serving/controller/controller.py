@@ -201,6 +201,10 @@ class Controller:
             accounts = self._admission.accounts(tenant, slice_name)
             quote = self._pricing.quote(accounts)
             prices = quote.prices
+            if len(accounts) == 1:
+                credit, promised = (accounts[0].bounds.credit,), ()
+            else:
+                credit, promised = self._admission.credit_of(accounts)
             if quotas:
                 accounts = accounts + self._read_quotas(quotas, now)
             self._admission.begin(accounts, num_requests)
@@ -233,6 +237,8 @@ class Controller:
                     num_requests,
                     propensity,
                     tuple(quotas),
+                    credit,
+                    promised,
                 ),
             )
             self.store.put(reservation)
