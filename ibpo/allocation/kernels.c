@@ -22,7 +22,7 @@
 #define CHUNK 2048
 
 /* ibpo/allocation/kernels.py asks. */
-API int64_t version(void) { return 7; }
+API int64_t version(void) { return 8; }
 
 typedef struct {
     const double *utility; /* [C] */
@@ -109,6 +109,44 @@ static inline uint32_t where_open(const Block *b, const double *half, const doub
         mask |= (uint32_t)_mm_movemask_pd(_mm_cmple_pd(_mm_sub_pd(top, _mm_loadu_pd(score + 2 * i)), apart)) << 2 * i;
     }
     return mask & ((1u << n) - 1);
+}
+
+/* All bits of the pairs of rows whose mark is 0, of 8 rows (4 pairs) or 16. */
+static inline __m128i free_marks(const uint8_t *mark, int pairs) {
+    const __m128i here = pairs == 4 ? _mm_loadl_epi64((const __m128i *)mark) : _mm_loadu_si128((const __m128i *)mark);
+    return _mm_cmpeq_epi8(here, _mm_setzero_si128());
+}
+
+/* The largest utility of the n rows whose mark is 0, and of the others; -inf where there is none. */
+static inline __m128d best_of_two(const double *utility, const uint8_t *mark, int64_t n, int pairs) {
+    const __m128d none = _mm_set1_pd(-INFINITY);
+    const __m128i bytes = free_marks(mark, pairs);
+    __m128d first = none, second = none;
+    for (int half = 0; half < pairs / 4; half++) {
+        const __m128i words = half ? _mm_unpackhi_epi8(bytes, bytes) : _mm_unpacklo_epi8(bytes, bytes);
+        const __m128i low = _mm_unpacklo_epi16(words, words), high = _mm_unpackhi_epi16(words, words);
+        const __m128i is[4] = {_mm_unpacklo_epi32(low, low), _mm_unpackhi_epi32(low, low), _mm_unpacklo_epi32(high, high),
+                               _mm_unpackhi_epi32(high, high)};
+        for (int i = 0; i < 4; i++) {
+            const int pair = 4 * half + i;
+            __m128d u = _mm_loadu_pd(utility + 2 * pair);
+            if (n != 2 * pairs) {
+                const __m128d in = _mm_castsi128_pd(_mm_loadu_si128((const __m128i *)(INSIDE + FEW - n + 2 * pair)));
+                u = _mm_or_pd(_mm_and_pd(in, u), _mm_andnot_pd(in, none));
+            }
+            const __m128d apart = _mm_and_pd(_mm_xor_pd(u, none), _mm_castsi128_pd(is[i])); /* else 0 */
+            first = _mm_max_pd(_mm_xor_pd(none, apart), first), second = _mm_max_pd(_mm_xor_pd(u, apart), second);
+        }
+    }
+    return _mm_max_pd(_mm_unpacklo_pd(first, second), _mm_unpackhi_pd(first, second));
+}
+
+/* All bits of the bytes of 8 rows whose utility is the chosen one. */
+static inline __m128i where_chosen(const double *utility, __m128d chosen) {
+    __m128i is[4];
+    for (int i = 0; i < 4; i++) is[i] = _mm_castpd_si128(_mm_cmpeq_pd(_mm_loadu_pd(utility + 2 * i), chosen));
+    const __m128i words = _mm_packs_epi32(_mm_packs_epi32(is[0], is[1]), _mm_packs_epi32(is[2], is[3]));
+    return _mm_packs_epi16(words, words);
 }
 #else
 static inline uint32_t where_largest(const double *score, int64_t n, int pairs, double *most) {
@@ -313,9 +351,59 @@ API void shift_costs(const Block *b, const double *cost, double *out, double *le
     for (int64_t p = 0; p < b->num_problems; p++) {
         const int64_t first = first_row(b, p), end = end_row(b, p);
         double low = cost[first], high = cost[first];
+#ifdef __SSE2__
+        if (end - first == 8) { /* in pairs, without a branch */
+            const double *from = cost + first;
+            __m128d x[4], l, h;
+            for (int i = 0; i < 4; i++) x[i] = _mm_loadu_pd(from + 2 * i);
+            l = _mm_min_pd(_mm_min_pd(x[0], x[1]), _mm_min_pd(x[2], x[3]));
+            h = _mm_max_pd(_mm_max_pd(x[0], x[1]), _mm_max_pd(x[2], x[3]));
+            l = _mm_min_pd(l, _mm_shuffle_pd(l, l, 1)), h = _mm_max_pd(h, _mm_shuffle_pd(h, h, 1));
+            for (int i = 0; i < 4; i++) _mm_storeu_pd(out + first + 2 * i, _mm_sub_pd(x[i], l));
+            least[p] = _mm_cvtsd_f64(l), most[p] = _mm_cvtsd_f64(_mm_sub_sd(h, l));
+            continue;
+        }
+#endif
         for (int64_t r = first + 1; r < end; r++) low = cost[r] < low ? cost[r] : low, high = cost[r] > high ? cost[r] : high;
         for (int64_t r = first; r < end; r++) out[r] = cost[r] - low;
         least[p] = low, most[p] = high - low;
+    }
+}
+
+/* Of n costs the smallest, found[0], the largest, found[1], their sum, found[2], which is finite only where all are, and,
+   where they are below 2^52, how far they are from whole numbers together, found[3]. */
+API void check_costs(const double *cost, int64_t n, double *found) {
+    double sum[LANES] = {0}, off[LANES] = {0}, least[LANES], most[LANES];
+    const double grid = 4503599627370496.0; /* 2^52: from there on all floats are whole, so that adding it rounds */
+    const int64_t rest = n % LANES;
+    for (int j = 0; j < LANES; j++) least[j] = most[j] = cost[0];
+#ifdef __SSE2__
+    const __m128d by = _mm_set1_pd(grid), sign = _mm_set1_pd(-0.0);
+    __m128d s[2] = {_mm_setzero_pd(), _mm_setzero_pd()}, o[2] = {s[0], s[0]}, l[2], m[2];
+    l[0] = l[1] = m[0] = m[1] = _mm_set1_pd(cost[0]);
+    for (int64_t i = 0; i < n - rest; i += 4)
+        for (int j = 0; j < 2; j++) {
+            const __m128d x = _mm_loadu_pd(cost + i + 2 * j), near = _mm_sub_pd(_mm_add_pd(x, by), by);
+            l[j] = _mm_min_pd(x, l[j]), m[j] = _mm_max_pd(x, m[j]);
+            s[j] = _mm_add_pd(s[j], x), o[j] = _mm_add_pd(o[j], _mm_andnot_pd(sign, _mm_sub_pd(near, x)));
+        }
+    for (int j = 0; j < 2; j++) {
+        _mm_storeu_pd(least + 2 * j, l[j]), _mm_storeu_pd(most + 2 * j, m[j]);
+        _mm_storeu_pd(sum + 2 * j, s[j]), _mm_storeu_pd(off + 2 * j, o[j]);
+    }
+    for (int64_t i = n - rest; i < n; i++) {
+#else
+    for (int64_t i = 0; i < n; i++) {
+#endif
+        const int64_t j = i % LANES;
+        const double x = cost[i];
+        most[j] = x > most[j] ? x : most[j], least[j] = x < least[j] ? x : least[j];
+        sum[j] += x, off[j] += fabs(((x + grid) - grid) - x);
+    }
+    found[0] = least[0], found[1] = most[0], found[2] = found[3] = 0.0;
+    for (int j = 0; j < LANES; j++) {
+        found[0] = least[j] < found[0] ? least[j] : found[0], found[1] = most[j] > found[1] ? most[j] : found[1];
+        found[2] += sum[j], found[3] += off[j];
     }
 }
 
@@ -328,6 +416,24 @@ API void mark_rows(const Block *b, const uint8_t *mark, int64_t whole, const dou
         const double chosen = value[p];
         const uint8_t wanted = of_problem[p];
         int64_t count = 0, one = -1;
+#ifdef __SSE2__
+        const int64_t n = end - first;
+        if (n <= FEW && (n == 8 || first + FEW <= b->num_rows)) { /* what is written behind the problem is not yet looked at */
+            const int pairs = n == 8 ? 4 : FEW / 2;
+            const __m128d one_of = _mm_set1_pd(chosen);
+            __m128i is = where_chosen(b->utility + first, one_of), kept;
+            if (n != 8) is = _mm_unpacklo_epi64(is, where_chosen(b->utility + first + 8, one_of));
+            if (whole) {
+                kept = n == 8 ? _mm_loadl_epi64((const __m128i *)(mark + first)) : _mm_loadu_si128((const __m128i *)(mark + first));
+                kept = _mm_cmpeq_epi8(kept, _mm_set1_epi8((char)wanted));
+            } else kept = _mm_xor_si128(free_marks(mark + first, pairs), _mm_set1_epi8((char)-wanted));
+            is = _mm_and_si128(_mm_and_si128(is, kept), _mm_set1_epi8(1));
+            if (n == 8) _mm_storel_epi64((__m128i *)(hit + first), is);
+            else _mm_storeu_si128((__m128i *)(hit + first), is);
+            const uint32_t bits = (uint32_t)_mm_movemask_epi8(_mm_cmpgt_epi8(is, _mm_setzero_si128())) & ((1u << n) - 1);
+            if (!(bits & (bits - 1))) continue;
+        }
+#endif
         for (int64_t r = first; r < end; r++) {
             const uint8_t is = whole ? mark[r] == wanted : (mark[r] != 0) == wanted;
             count += hit[r] = is & (b->utility[r] == chosen);
@@ -347,11 +453,23 @@ API void best_of_kinds(const Block *b, const uint8_t *mark, const int64_t *kind,
     double most[256];
     if (num_kinds == 2) { /* without the table, which a processor waits for, and without a branch */
         const double none = -INFINITY;
-        int64_t far;
+        int64_t far, by_zero = kind[0] == 0;
         memcpy(&far, &none, sizeof far);
+        for (int i = 1; i < 256; i++) by_zero &= kind[i] == 1;
         for (int64_t p = 0; p < b->num_problems; p++) {
             double first = none, second = none;
-            for (int64_t r = first_row(b, p), end = end_row(b, p); r < end; r++) {
+            const int64_t begin = first_row(b, p), end = end_row(b, p);
+#ifdef __SSE2__
+            const int64_t n = end - begin;
+            if (by_zero && n <= FEW && (n == 8 || begin + FEW <= b->num_rows)) {
+                const __m128d both = n == 8 ? best_of_two(b->utility + begin, mark + begin, 8, 4)
+                                            : best_of_two(b->utility + begin, mark + begin, n, FEW / 2);
+                _mm_storel_pd(best + p, _mm_add_pd(both, _mm_setzero_pd())); /* no -0.0 */
+                _mm_storeh_pd(best + b->num_problems + p, _mm_add_pd(both, _mm_setzero_pd()));
+                continue;
+            }
+#endif
+            for (int64_t r = begin; r < end; r++) {
                 const int64_t is = -kind[mark[r]];
                 int64_t bits, other;
                 double x, y;
@@ -430,6 +548,19 @@ static double ranked(const double *values, int64_t n, int64_t place, double *wor
         margin = found < n ? MARGIN : 0; /* nothing was left out: with one value of the sample alone something will be */
         values = work, n = found;
     }
+}
+
+/* Of n values the one that `place` others are sorted before, found[0], and the one before it, found[1]: -inf for the first.
+   work: n floats. */
+API void order_statistic(const double *values, int64_t n, int64_t place, double *work, double *found) {
+    const double at = found[0] = ranked(values, n, place, work);
+    double most = -INFINITY;
+    int64_t below = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double x = values[i] < at ? values[i] : -INFINITY;
+        below += values[i] < at, most = x > most ? x : most;
+    }
+    found[1] = below < place ? at : most;
 }
 
 /* The price at which between `low` and `high` of the gains are above it: the one nearest to 0 (passes.py, _price). */
@@ -591,6 +722,27 @@ API int64_t exchange(const double *value, int64_t n, int64_t num_nodes, const do
         for (; before[to] >= 0 && steps < m; to = before[to], steps++) node[mover[before[to]][to]] = to;
     }
     return 0;
+}
+
+/* head[p]: the id of rows p width .. (p + 1) width. Returns whether all of these have it, and the segment before has not. */
+API int64_t heads(const int64_t *ids, int64_t num_rows, int64_t width, int64_t *head) {
+    for (int64_t r = 0, p = 0; r < num_rows; r += width, p++) {
+        const int64_t id = head[p] = ids[r];
+        int64_t differ = p && id == head[p - 1];
+        if (width == 8)
+            for (int i = 1; i < 8; i++) differ |= ids[r + i] ^ id;
+        else
+            for (int64_t i = 1; i < width; i++) differ |= ids[r + i] ^ id;
+        if (differ) return 0;
+    }
+    return 1;
+}
+
+/* Where an id is another than that of the row before, from row 1 on: start `[n - 1]`. Returns how many. */
+API int64_t starts(const int64_t *ids, int64_t n, int64_t *start) {
+    int64_t found = 0;
+    for (int64_t r = 1; r < n; r++) start[found] = r, found += ids[r] != ids[r - 1];
+    return found;
 }
 
 /* A stable counting sort: order[i] is the row that comes i-th by ids, all of which are in low .. low + span - 1.

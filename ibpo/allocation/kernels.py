@@ -11,7 +11,7 @@ Int = ctypes.c_int64
 Float = ctypes.c_double
 
 
-VERSION = 7
+VERSION = 8
 """Raised whenever kernels.c changes what it takes or gives."""
 
 
@@ -23,7 +23,8 @@ def opened(path: Path) -> ctypes.CDLL | None:
             return None
     except (OSError, AttributeError):
         return None
-    for found in (library.best_rows, library.exact_parts, library.run_states, library.exchange):
+    counts = "best_rows", "exact_parts", "exchange", "heads", "run_states", "starts"
+    for found in (getattr(library, name) for name in counts):
         found.restype = Int
     return library
 

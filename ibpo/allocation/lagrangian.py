@@ -168,8 +168,11 @@ def _samples(instance: AllocationProblem, band: _Band, size: int, scale: FloatAr
     """Prices from a few samples of open problems, those with the smallest keys."""
     key = instance.ids.key(np.arange(instance.num_problems) if band.problems is None else band.problems)
     size = min(size, (len(key) - 1) // NUM_SAMPLES)
-    some = np.argpartition(key, size * NUM_SAMPLES)[: size * NUM_SAMPLES]
-    some = some[np.argsort(key[some])].reshape(NUM_SAMPLES, size)
+    # Keys look random, so that half as many again as are wanted are below this one: few to put in order.
+    some = np.flatnonzero(key <= np.uint64(min(6 * size * 2**64 // len(key), 2**64 - 1)))
+    if len(some) < size * NUM_SAMPLES:
+        some = np.arange(len(key))
+    some = some[np.argsort(key[some])[: size * NUM_SAMPLES]].reshape(NUM_SAMPLES, size)
     return [_sample(instance, band, np.sort(each), scale, close) for each in some]
 
 

@@ -187,6 +187,16 @@ def best_of_kinds(utility: FloatArray, marks: NDArray[Any], segments: Segments, 
     return best
 
 
+def order_statistic(values: FloatArray, place: int) -> tuple[float, float]:
+    """The value that `place` others are sorted before, and the one before it (-inf for the first)."""
+    if kernels.LIBRARY is not None and values.flags.c_contiguous:
+        found, work = np.empty(2), np.empty(len(values))
+        kernels.LIBRARY.order_statistic(at(values), Int(len(values)), Int(place), at(work), at(found))
+        return float(found[0]), float(found[1])
+    ordered = np.partition(values, place)
+    return float(ordered[place]), float(ordered[:place].max(initial=-math.inf))
+
+
 def shift_costs(cost: FloatArray, segments: Segments, out: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Writes costs `[C]` less the smallest of their problem; `[P]` that one, and the largest that is left."""
     least, most = np.empty((2, segments.num_problems))

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ibpo.allocation import kernels
 from ibpo.allocation.passes import best_rows, cheapest
 from ibpo.allocation.segments import (
     FloatArray,
@@ -241,11 +242,15 @@ def validate(
         finite_array("cost", cost)
         raise IbpoError(f"cost: needs shape [{len(u)}] or [K, {len(u)}] to match utility, got {np.shape(cost)}")
     # Every cost: is it a share (0 or 1 throughout)? are all its numbers whole, with a sum that a float holds exactly?
-    marks: MarkArray | None = np.zeros(len(u), np.uint8 if len(c) <= 8 else np.uint16)
     sums: list[float | None] = []
     shares: set[int] = set()
+    given = _as_marks(c)
+    marks = np.zeros(len(u), np.uint8 if len(c) <= 8 else np.uint16) if given is None else given
     for k, row in enumerate(c):
-        count = None if marks is None else _mark_share(row, marks, k, len(c))
+        if given is not None:
+            count = int(np.count_nonzero(given))
+        else:
+            count = None if marks is None else _mark_share(row, marks, k, len(c))
         if count is not None:
             shares.add(k)
         marks = None if count is None else marks
@@ -388,6 +393,12 @@ def _numbers(argument: str, values: ArrayLike) -> FloatArray:
         raise IbpoError(f"{argument}: needs an array of numbers: {error}") from None
 
 
+def _as_marks(cost: CostArray) -> MarkArray | None:
+    """The truth values of a single share as they are, without a copy."""
+    held = cost[0].view(np.uint8) if len(cost) == 1 and cost.dtype == bool else None
+    return held if held is not None and held.flags.c_contiguous and held.max() <= 1 else None
+
+
 def _mark_share(cost: CostArray, marks: MarkArray, k: int, num_costs: int) -> int | None:
     """Mark the responses of cost 1, and count them; None where a cost is neither 0 nor 1, or marks cannot say it."""
     total = 0
@@ -417,6 +428,12 @@ def _mark_share(cost: CostArray, marks: MarkArray, k: int, num_costs: int) -> in
 
 def _checked_sum(cost: CostArray) -> float | None:
     """The sum, NaN where not all costs are whole numbers, None where one is not finite or below 0."""
+    if kernels.LIBRARY is not None and cost.dtype == np.float64 and cost.flags.c_contiguous:
+        found = np.empty(4)
+        kernels.LIBRARY.check_costs(kernels.at(cost), kernels.Int(len(cost)), kernels.at(found))
+        least, most, total, off = found.tolist()
+        if math.isfinite(total) and most < 2**52:
+            return None if least < 0 else math.nan if off else total
     ends: list[float] = []
     total, whole = 0.0, True
     for rows in slices_of(len(cost)):

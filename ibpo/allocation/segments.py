@@ -357,8 +357,7 @@ def _together(ids: IntArray) -> tuple[Segments, IntArray] | None:
     if heads is None:
         starts = [np.zeros(1, np.int64)]
         for rows in slices_of(len(ids) - 1):
-            before, after = ids[rows], ids[rows.start + 1 : rows.stop + 1]
-            starts.append(np.flatnonzero(before != after) + (rows.start + 1))
+            starts.append(_changes(ids[rows.start : rows.stop + 1]) + rows.start)
             if not rows.start and not _distinct(ids[np.concatenate(starts)]):
                 return None  # rows in random order: no need to look at all
         start = np.concatenate(starts)
@@ -366,6 +365,14 @@ def _together(ids: IntArray) -> tuple[Segments, IntArray] | None:
     if not (heads[1:] > heads[:-1]).all() and not _distinct(heads):
         return None
     return segments, heads
+
+
+def _changes(ids: IntArray) -> IntArray:
+    """The rows whose id is another than that of the row before."""
+    if kernels.LIBRARY is None or not ids.flags.c_contiguous:
+        return np.flatnonzero(ids[1:] != ids[:-1]) + 1
+    found = np.empty(len(ids), np.int64)
+    return found[: kernels.LIBRARY.starts(kernels.at(ids), kernels.Int(len(ids)), kernels.at(found))]
 
 
 def _first_segment(ids: IntArray) -> int:
@@ -377,12 +384,16 @@ def _first_segment(ids: IntArray) -> int:
 
 
 def _heads(ids: IntArray, segments: Segments) -> IntArray | None:
-    """`[P]` the id of each segment; None unless ids change between segments only (given that those are distinct)."""
+    """`[P]` the id of each segment; None unless ids change between segments, and there only."""
     heads, width = np.empty(segments.num_problems, np.int64), segments.width
+    assert width is not None
+    if kernels.LIBRARY is not None and ids.flags.c_contiguous:
+        size = kernels.Int(len(ids)), kernels.Int(width)
+        return heads if kernels.LIBRARY.heads(kernels.at(ids), *size, kernels.at(heads)) else None
     for problems, rows, block in segments.blocks():
         here, of_segment = ids[rows], heads[problems]
         of_segment[:] = here[::width]
-        if np.count_nonzero(here[1:] != here[:-1]) != block.num_problems - 1 or width is None:
+        if np.count_nonzero(here[1:] != here[:-1]) != block.num_problems - 1:
             return None
         if not (here[width - 1 :: width] == of_segment).all():
             return None

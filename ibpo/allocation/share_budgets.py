@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ibpo.allocation import kernels
 from ibpo.allocation.highs import Effort
 from ibpo.allocation.lagrangian import close_gap, prices
-from ibpo.allocation.passes import best_of_kinds, fill_shares, mark_rows
+from ibpo.allocation.passes import best_of_kinds, fill_shares, mark_rows, order_statistic
 from ibpo.allocation.problem import MAX_OVERLAPPING, AllocationProblem, Arguments, Bounds, MarkArray
 from ibpo.allocation.segments import (
     FloatArray,
@@ -105,11 +105,10 @@ class Shares:
             kinds, uses = _kinds(marks, num_shares, arguments.may_skip)
             if len(kinds) > MAX_KINDS:
                 return None
-        if slice_P is None:
+        number = np.minimum(np.arange(256), 1)
+        if len(kinds) != 2 or kinds[0]:
             number = np.zeros(256, np.int64)
             number[kinds] = np.arange(len(kinds))
-        else:
-            number = np.minimum(np.arange(256), 1)
         best = best_of_kinds(utility, marks, segments, number) if kinds[-1] < 256 else None
         if best is None:
             far = arguments.largest >= FAR
@@ -325,15 +324,13 @@ def _largest(
         value = gain[np.flatnonzero(takes if positive > high else ~takes & (gain > -math.inf))]
     if not count:
         return np.zeros(len(gain), bool), max(0.0, float(value.max(initial=0.0)))
-    last = len(value) - count
-    ordered = np.partition(value, last)
-    threshold, below = float(ordered[last]), float(ordered[:last].max(initial=-math.inf))
+    threshold, below = order_statistic(value, len(value) - count)
     price = threshold + 0.0 if positive <= high else max(0.0, below)
     # All gains from the threshold on; where several are equal to it, those of the smallest keys.
     if below < threshold:
         return gain >= threshold, price
     takes = gain > threshold
-    room = count - int(np.count_nonzero(ordered[last:] > threshold))
+    room = count - int(np.count_nonzero(value > threshold))
     tied = np.flatnonzero(gain == threshold)
     key = ids.key(tied if problems is None else problems[tied])
     takes[tied[np.argpartition(key, room - 1)[:room]]] = True

@@ -11,10 +11,19 @@ import numpy as np
 import pytest
 
 from ibpo.allocation import InfeasibleBudget, allocate, kernels, lagrangian, share_budgets
-from ibpo.allocation.passes import best_of_kinds, best_rows, best_sums, fill_shares, mark_rows, open_rows, shift_costs
-from ibpo.allocation.problem import gather, validate
+from ibpo.allocation.passes import (
+    best_of_kinds,
+    best_rows,
+    best_sums,
+    fill_shares,
+    mark_rows,
+    open_rows,
+    order_statistic,
+    shift_costs,
+)
+from ibpo.allocation.problem import _checked_sum, gather, validate
 from ibpo.allocation.search import Base, search
-from ibpo.allocation.segments import ProblemIds, Segments, exact_sum
+from ibpo.allocation.segments import ProblemIds, Segments, _changes, _heads, exact_sum
 from tests.allocation.test_layout import FORMS, bits, instance
 
 ROOT = Path(__file__).parents[2]
@@ -115,26 +124,70 @@ def test_exact_sums_and_sorted_rows(monkeypatch):
         assert first.segments.start.tolist() == second.segments.start.tolist()
 
 
-def test_what_share_budgets_are_solved_by(monkeypatch):
+@pytest.mark.parametrize("marks", [[0, 1], [0, 3], [1, 4], [0, 1, 4]], ids=str)
+@pytest.mark.parametrize("width", [None, 1, 8, 16, 40])
+def test_what_share_budgets_are_solved_by(width, marks):
     rng = np.random.default_rng(0)
-    for width in (None, 8):
-        size = rng.integers(1, 9, 300) if width is None else np.full(300, width)
-        segments = Segments.from_start(np.cumsum(size) - size, int(size.sum()))
-        for scale in (1.0, 1e301):
-            utility = np.round(rng.normal(size=segments.num_rows), 1) * scale
-            marks, kinds = rng.choice(np.array([0, 1, 4], np.uint8), segments.num_rows), np.zeros(256, np.int64)
-            kinds[[0, 1, 4]] = 0, 1, 2
-            table = share_budgets._table(
-                utility, marks, segments, [0, 1, 4], in_slices=False, is_far=scale > share_budgets.FAR
-            )
-            best = best_of_kinds(utility, marks, segments, kinds)
-            assert best is not None and best.tobytes() == table.tobytes()
+    size = rng.integers(1, 30, 300) if width is None else np.full(300, width)
+    segments = Segments.from_start(np.cumsum(size) - size, int(size.sum()))
+    kinds = np.minimum(np.arange(256), 1)
+    if marks[0] or len(marks) > 2:
+        kinds = np.zeros(256, np.int64)
+        kinds[marks] = np.arange(len(marks))
+    for scale in (1.0, 1e301):
+        utility = np.round(rng.normal(size=segments.num_rows), 1) * scale  # -0.0 among them
+        mark = rng.choice(np.array(marks, np.uint8), segments.num_rows)
+        table = share_budgets._table(utility, mark, segments, marks, in_slices=False, is_far=scale > share_budgets.FAR)
+        best = best_of_kinds(utility, mark, segments, kinds)
+        assert best is not None and best.tobytes() == table.tobytes()
+
+
+def test_costs_are_checked_alike(monkeypatch):
+    """What is whole, what is none at all, and sums that a float does not hold."""
+    rng = np.random.default_rng(0)
+    odd = 0.5, 2.0**52 - 0.5, 2.0**52 + 1, 2.0**53, 1e-320, 1e308, -0.0, -1e-9, -1.0, math.inf, -math.inf, math.nan
+    for n, value in itertools.product((1, 2, 3, 4, 5, 7, 8, 1001), (0.0, *odd)):
+        cost = rng.integers(0, 5000, n).astype(float)
+        cost[rng.integers(n)] = value
+        first, second = both(lambda cost=cost: _checked_sum(cost), monkeypatch)
+        assert first == second or (math.isnan(first) and math.isnan(second))
+        if value in (0.0, 2.0**52 + 1):
+            assert second == sum(map(int, cost.tolist()))
+    for total in both(lambda: _checked_sum(np.full(5, 1e308)), monkeypatch):  # infinite, of costs that are finite
+        assert math.isnan(total)
+
+
+def test_values_in_their_order(monkeypatch):
+    rng = np.random.default_rng(0)
+    for n, digits in itertools.product((1, 2, 23, 24, 25, 3000), (0, 1, 9)):
+        values = np.round(rng.normal(size=n), digits) + 0.0
+        values[rng.random(n) < 0.1] = math.inf
+        values[rng.random(n) < 0.1] = -math.inf
+        for place in {0, n // 3, n - 1}:
+            ordered = np.sort(values)
+            right = ordered[place], ordered[place - 1] if place else -math.inf
+            assert both(lambda v=values, p=place: order_statistic(v, p), monkeypatch) == (right, right)
+
+
+@pytest.mark.parametrize("break_at", [None, 0, 7, 8, -3, -1], ids=str)
+@pytest.mark.parametrize("width", [1, 5, 8])
+def test_segments_of_one_length(width, break_at, monkeypatch):
+    """Ids that change between segments only, or within one, or not from one to the next."""
+    ids = np.repeat(np.random.default_rng(0).permutation(10**6)[:16], width)
+    if break_at is not None:
+        ids[break_at] = ids[break_at - 1]  # of the last row, where it is the first
+    segments = Segments(num_rows=len(ids), width=width, begin=None)
+    first, second = both(lambda: _heads(ids, segments), monkeypatch)
+    assert (first is None) == (second is None) and (first is None or first.tolist() == ids[::width].tolist())
+    assert all(
+        x.tolist() == (np.flatnonzero(np.diff(ids)) + 1).tolist() for x in both(lambda: _changes(ids), monkeypatch)
+    )
 
 
 def test_costs_are_shifted_and_rows_marked_alike(monkeypatch):
     rng = np.random.default_rng(0)
-    for width in (0, 1, 3, 8):
-        size = np.full(400, width) if width else rng.integers(1, 9, 400)
+    for width in (0, 1, 3, 8, 9):
+        size = np.full(400, width) if width else rng.integers(1, 30, 400)
         segments = Segments.from_start(np.cumsum(size) - size, int(size.sum()))
         cost = rng.integers(0, 2**40, segments.num_rows).astype(float)
 
