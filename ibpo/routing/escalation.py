@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ SHOWN = ("tokens", "characters", "logprob", "refused", "failed", "agree")
 _TOKENS = ("completion_tokens", "output_tokens", "tokens", "num_tokens")
 _TEXTS = ("response", "response_text", "completion", "output", "text")
 _LOGPROBS = ("logprob", "mean_logprob", "avg_logprob")
+_LARGEST = sys.float_info.max
 _PARTS = (0.25, 0.5, 0.75)
 _REFUSAL = re.compile(
     r"\s*(i(['\u2019]m| am) (sorry|unable|not able)|sorry,|i (can(['\u2019]|no)t|cannot|won['\u2019]t|will not)|"
@@ -92,13 +94,13 @@ def read_shown(
     if isinstance(texts, str) or isinstance(answers, str):
         raise IbpoError("texts and answers: need lists, of one or two; give [text]")
     found: dict[str, float] = {}
-    if tokens is not None and math.isfinite(tokens):
+    if tokens is not None and abs(tokens) <= _LARGEST:
         found["tokens"] = math.log1p(max(0.0, tokens))
     if texts:
         found["characters"] = math.log1p(len(texts[0]))
         found["refused"] = float(_REFUSAL.match(texts[0]) is not None or not texts[0].strip())
-    if logprob is not None and math.isfinite(logprob):
-        found["logprob"] = logprob
+    if logprob is not None and abs(logprob) <= _LARGEST:
+        found["logprob"] = float(logprob)
     if failed is not None:
         found["failed"] = float(failed)
     answers = answers or [boxed(text) or last_number(text) or text.strip() for text in texts]

@@ -89,12 +89,13 @@ class OnlineRouter:
     ) -> None:
         if isinstance(groups, str) or not groups or len(set(groups)) < len(groups):
             raise IbpoError("an online router needs a list of response groups of different names")
-        if num_features < 1 or not memory > 1 or not ridge > 0:
+        memory, ridge = _as_float(memory), _as_float(ridge)
+        if num_features < 1 or not 1 < memory < math.inf or not 0 < ridge < math.inf:
             raise IbpoError(
-                f"an online router needs num_features >= 1, memory > 1 and ridge > 0; they are {num_features}, "
-                f"{memory!r} and {ridge!r}"
+                f"an online router needs num_features >= 1, memory > 1 and ridge > 0, all finite; they are "
+                f"{num_features}, {memory!r} and {ridge!r}"
             )
-        self.num_features, self.memory, self.ridge = num_features, float(memory), float(ridge)
+        self.num_features, self.memory, self.ridge = num_features, memory, ridge
         self.num_outcomes = 0
         """Rewards learned from."""
         self._groups: dict[str, _Learned] = {}
@@ -128,10 +129,10 @@ class OnlineRouter:
         Raises:
             IbpoError: A wrong length, or a number that is not finite.
         """
-        x = np.asarray(features, float)
+        x = np.asarray(features if isinstance(features, np.ndarray) else list(map(_as_float, features)), float)
         if x.shape != (self.num_features,) or not np.isfinite(x).all():
             raise IbpoError(f"request {request_id!r}: needs {self.num_features} finite features")
-        before, costs = list(map(float, reward)), list(map(float, cost))
+        before, costs = list(map(_as_float, reward)), list(map(_as_float, cost))
         if not len(before) == len(costs) == len(self._groups) or not all(map(math.isfinite, [*before, *costs])):
             raise IbpoError(f"request {request_id!r}: needs a finite reward and cost for each of {self.groups}")
         expected: list[float] = []
@@ -170,8 +171,8 @@ class OnlineRouter:
         if response_group not in self._groups:
             raise IbpoError(f"request {request_id!r}: no response group {response_group!r}; known: {self.groups}")
         for name, value in (("reward", reward), ("cost", cost)):
-            if value is not None and not math.isfinite(value):
-                raise IbpoError(f"request {request_id!r}: {name} is {value!r}; it must be a finite number")
+            if value is not None and not math.isfinite(known := _as_float(value)):
+                raise IbpoError(f"request {request_id!r}: {name} is {known!r}; it must be a finite number")
         if cost is not None and cost < 0:
             raise IbpoError(f"request {request_id!r}: cost is {cost!r}; it must be at least 0")
         place, group = self.groups.index(response_group), self._groups[response_group]
@@ -243,6 +244,14 @@ class OnlineRouter:
         self._groups = {name: groups.pop(name, group) for name, group in self._groups.items()} | groups
         self._requests.clear()
         self._unpaid.clear()
+
+
+def _as_float(value: float) -> float:
+    """A number as a float: infinite where it is whole and larger than any of them."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 class _Asked(NamedTuple):

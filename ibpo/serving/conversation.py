@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ibpo.errors import IbpoError
 from ibpo.prices import Price, TokenUse
+from ibpo.serving.controller import LARGEST, show
 
 _LEARNING = 1 / 16
 """Weight of a new report about a cache."""
@@ -50,7 +51,7 @@ class Conversations:
         if not prices or not seconds > 0 or most < 1:
             raise IbpoError(
                 f"conversations need the price of each response group, seconds > 0 and most >= 1; they are "
-                f"{list(prices)}, {seconds!r} and {most!r}"
+                f"{list(prices)}, {show(seconds)} and {show(most)}"
             )
         self.prices, self.seconds, self._most = dict(prices), seconds, most
         self._caches: OrderedDict[str, dict[str, _Cache]] = OrderedDict()
@@ -69,7 +70,7 @@ class Conversations:
             now: Seconds, by any clock that goes on.
 
         Raises:
-            IbpoError: A response group without a price.
+            IbpoError: A response group without a price, a number that is not finite, or tokens below 0.
         """
         return {
             group: self.price_of(group).of(self.use(conversation, group, prompt_tokens, tokens, now=now))
@@ -77,7 +78,12 @@ class Conversations:
         }
 
     def use(self, conversation: str, group: str, prompt_tokens: float, output_tokens: float, *, now: float) -> TokenUse:
-        """The tokens as they will be billed, if the caches do what they did."""
+        """The tokens as they will be billed, if the caches do what they did.
+
+        Raises:
+            IbpoError: A number that is not finite, or tokens below 0.
+        """
+        _check(prompt_tokens=prompt_tokens, output_tokens=output_tokens, now=now)
         own, other = self._held(conversation, group, prompt_tokens, now)
         cached = max(self._kept.get(group, 1.0) * own, self._shared.get(group, 0.0) * other)
         return TokenUse(input=prompt_tokens - cached, cached_input=cached, output=output_tokens)
@@ -104,6 +110,7 @@ class Conversations:
             cached_tokens: Those of them that were billed as cached; None: it is not reported.
         """
         self.price_of(group)
+        _check(tokens=tokens, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens or 0.0, now=now)
         if cached_tokens is not None:
             own, other = self._held(conversation, group, prompt_tokens, now)
             rates, expected, usual = (self._kept, own, 1.0) if own > 0 else (self._shared, other, 0.0)
@@ -165,6 +172,13 @@ class Conversations:
             self._kept, self._shared = dict(state["kept"]), dict(state["shared"])
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise IbpoError(f"state: not one of Conversations.state_dict: {error!r}; start again without it") from None
+
+
+def _check(now: float, **tokens: float) -> None:
+    """Check what a caller says, before anything is remembered of it."""
+    for name, value in (*tokens.items(), ("now", abs(now))):
+        if not 0 <= value <= LARGEST:
+            raise IbpoError(f"conversations: {name} is {show(value)}; it must be finite, and tokens at least 0")
 
 
 class _Cache(NamedTuple):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ibpo.errors import IbpoError
+from ibpo.serving.controller import LARGEST, show
 
 _SHORTEST, _LONGEST, _PER_VARIANCE = 256.0, 4096.0, 400.0
 """Answers of a group over which its mean is taken, about: 400 squared coefficients of variation, within these. Then the
@@ -88,7 +89,15 @@ class Lengths:
             group: Any name of the response group; model and group, where there are several models.
             size: Size of the prompt, in any unit, always the same.
             guess: Tokens, before anything is known of the group.
+
+        Raises:
+            IbpoError: A number that is not finite, or below 0.
         """
+        if not (0 <= size <= LARGEST and 0 <= guess <= LARGEST):
+            raise IbpoError(
+                f"lengths: the size of a prompt is {show(size)} and the guess {show(guess)}; both must be finite, at "
+                "least 0"
+            )
         mean, by_size = self._both(group, _bin(size), guess)
         errors = self._errors.get(group)
         if errors is None or errors[0] < _GATE * errors[1]:
@@ -115,7 +124,12 @@ class Lengths:
         return found
 
     def given(self, request_id: str, so_far: float) -> float:
-        """How long an answer in flight is expected to be in all, now that so much of it has come."""
+        """How long an answer in flight is expected to be in all, now that so much of it has come.
+
+        Raises:
+            IbpoError: A number that is not finite.
+        """
+        _check_length(so_far)
         found = self._open.get(request_id)
         if found is None:
             return so_far
@@ -131,7 +145,13 @@ class Lengths:
         return max(so_far, predicted * sum(w * ratio for w, ratio in longer) / total)
 
     def end(self, request_id: str, tokens: float | None) -> None:
-        """An answer has ended; None: it is not known how long it was, and nothing is learned of it."""
+        """An answer has ended; None: it is not known how long it was, and nothing is learned of it.
+
+        Raises:
+            IbpoError: A number that is not finite; the answer has not ended then.
+        """
+        if tokens is not None:
+            _check_length(tokens)
         if request_id not in self._open or request_id in self._ended:
             return
         self._ended[request_id] = tokens
@@ -209,6 +229,11 @@ class Lengths:
             self._ratios = {name: list(row) for name, row in state["ratios"].items()}
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise IbpoError(f"state: not one of Lengths.state_dict: {error!r}; start again without it") from None
+
+
+def _check_length(tokens: float) -> None:
+    if not -LARGEST <= tokens <= LARGEST:
+        raise IbpoError(f"lengths: the length of an answer is {show(tokens)}; it must be a finite number")
 
 
 def _bin(size: float) -> str:

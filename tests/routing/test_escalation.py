@@ -64,6 +64,7 @@ def test_what_an_answer_shows():
     assert read_shown(texts=["It is 7", "Thus $8"])["agree"] == 0
     assert read_shown(answers=[None, None])["agree"] == 0
     assert read_shown(logprob=float("nan"), failed=True, tokens=float("nan")) == {"failed": 1.0}
+    assert read_shown(logprob=-(10**400), failed=True, tokens=10**400) == {"failed": 1.0}
     with pytest.raises(IbpoError, match="need lists"):
         read_shown(texts="I'm sorry, but no.")  # not 18 texts of a letter each
 

@@ -134,9 +134,18 @@ def test_costs_follow_and_outcomes_count_once_in_any_order():
     assert not router.learn("5", "long", reward=1.0)
     assert not router.learn("never asked", "long", reward=1.0)
     assert router.num_outcomes == 1
-    for bad in ({"reward": float("nan")}, {"cost": float("inf")}):
+    for bad in ({"reward": float("nan")}, {"cost": float("inf")}, {"reward": 10**400}, {"cost": 10**5000}):
         with pytest.raises(IbpoError, match="finite"):
             router.learn("6", "long", **bad)
+    for features, reward, cost in (
+        ([10**400], [0, 0], [1, 1]),
+        ([1], [0, 10**400], [1, 1]),
+        ([1], [0, 0], [1, 10**400]),
+    ):
+        with pytest.raises(IbpoError, match="finite"):
+            router.predict("y", features, reward=reward, cost=cost)
+    with pytest.raises(IbpoError, match="all finite; they are 1, inf and"):
+        OnlineRouter(GROUPS, 1, memory=10**400)
     with pytest.raises(IbpoError, match="cost is -5; it must be at least 0"):
         router.learn("6", "long", cost=-5)
     with pytest.raises(IbpoError, match="no response group"):

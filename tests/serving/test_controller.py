@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -370,14 +371,34 @@ def test_bad_requests_change_nothing():
         with pytest.raises(IbpoError, match=message):
             controller.decide(options, request_id="a", now=0.0)
         assert json.dumps(controller.state_dict()) == before
+    long, huge = Candidate(response_group="long", gain=0.0, cost={"tokens": 1.0}), 10**400
+    for options, said in (
+        ([replace(long, gain=huge)], "gain is a number of 401 digits"),
+        ([replace(long, gain=-(10**5000))], "gain is a number of 5001 digits"),
+        ([replace(long, cost={"tokens": huge})], "cost of tokens is a number"),
+        ([replace(long, reserve={"tokens": huge})], "reserve of tokens is a number"),
+    ):
+        with pytest.raises(IbpoError, match=said):
+            controller.decide(options, request_id="a", now=0.0)
+    for values, said in (
+        ({"now": huge}, "now is a number of 401 digits"),
+        ({"now": math.nan}, "now is nan"),
+        ({"num_requests": huge}, "num_requests is a number of 401 digits"),
+    ):
+        with pytest.raises(IbpoError, match=said):
+            controller.decide([long], **{"request_id": "a", "now": 0.0, **values})
+    assert json.dumps(controller.state_dict()) == before
+    with pytest.raises(IbpoError, match="quota 'day': tokens is a number of 401 digits"):
+        Controller(controller.policy).decide([long], request_id="a", now=0.0, quotas={"day": {"tokens": huge}})
     for count in (0, -1, 1.5):  # -1 brought the budget what a request costs
         with pytest.raises(IbpoError, match="num_requests is"):
             controller.decide(two(1.0), request_id="a", now=0.0, num_requests=count)  # pyright: ignore[reportArgumentType]
         assert json.dumps(controller.state_dict()) == before
     controller.decide(two(1.0), request_id="a", now=0.0)
-    for actual, message in (({"token": 1.0}, "no such budget"), ({"tokens": math.nan}, "finite")):
-        with pytest.raises(IbpoError, match=message):
-            controller.settle("a", actual)
+    for actual, message in (({"token": 1.0}, "no such budget"), *(({"tokens": n}, "finite") for n in (math.nan, huge))):
+        for book in (controller.settle, controller.cancel, lambda name, cost: controller.progress(name, cost, {})):
+            with pytest.raises(IbpoError, match=message):
+                book("a", actual)
     assert controller.settle("a")
 
 
@@ -389,6 +410,10 @@ def test_bad_requests_change_nothing():
         ({"budget": {"x": {"mean": -1}}}, "mean is -1"),
         ({"budget": {"x": {}}}, "no mean"),
         ({"budget": {"x": {"mean": "a"}}}, "must be a number"),
+        ({"budget": {"x": {"mean": 10**400}}}, "mean is a number of 401 digits"),
+        ({"budget": {"x": 10**5000}}, "budget: x is a number of 5001 digits"),
+        ({"budget": {"x": {"mean": 1, "overcommit": 10**400}}}, "overcommit is a number of 401 digits"),
+        ({"budget": TOKENS, "explore": 10**400}, "explore is a number of 401 digits"),
         ({"budget": {"x": {"mean": 1, "maen": 2}}}, "unknown field 'maen'"),
         ({"budget": {"x": {"mean": 1, "name": "money"}}}, "unknown field 'name'"),  # which was left without effect
         ({"budget": {"x": {"mean": 1, "carry": 2}}}, "carry is now called burst"),
@@ -435,6 +460,28 @@ def test_the_plan_of_the_documentation_is_read(tmp_path):
     (plan,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "plan.toml").write_text(plan)
     assert read_policy(tmp_path / "plan.toml").tenants["gold"].at_least == {"extended": 0.2}
+
+
+@pytest.mark.parametrize("name", ["mean", "overdraft", "burst", "overcommit"])
+def test_a_number_that_is_larger_than_any_float_is_refused_in_python_too(name):
+    with pytest.raises(IbpoError, match=f"{name} is a number of 401 digits"):
+        BudgetPolicy(name="tokens", **{"mean": 1.0, name: 10**400})
+    with pytest.raises(IbpoError, match="a number of 401 digits"):
+        ServingPolicy(budgets=(BudgetPolicy(name="tokens", mean=1.0),), fair_share=10**400)
+
+
+@pytest.mark.parametrize("count", [10**6, 2**53])
+def test_very_many_answers_are_decided_at_once(count):
+    """A window remembers 512 requests: more of one kind change nothing in it, and each took some microseconds."""
+    plan = ServingPolicy.from_dict({"budget": TOKENS})
+    made = []
+    for number in (1000, count):
+        controller = Controller(plan)
+        one = Candidate(response_group="long", gain=1.0, cost={"tokens": 10.0 * number})
+        controller.decide([one], request_id="a", now=0.0, num_requests=number)
+        assert controller.store.buckets(TOTAL)[0].num_requests == number
+        made.append(controller.decide(two(0.5), request_id="b", now=0.0).price)
+    assert made[0] == made[1]
 
 
 def test_a_request_of_several_answers_is_several_requests():

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from ibpo.errors import IbpoError
@@ -79,3 +81,16 @@ def test_a_conversation_is_known_by_its_beginning_or_by_what_the_caller_says():
     assert conversation_key(first) != conversation_key([{"role": "user", "content": "5 + 5?"}])
     assert conversation_key(later, "session 7") == "session 7"
     assert conversation_key([]) == conversation_key([])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 10**400], ids=["nan", "inf", "negative", "huge"])
+def test_tokens_that_are_no_number_are_refused_and_not_remembered(value):
+    chats = Conversations({"a": Price(input=1.0, cached_input=0.1, cache_write=1.0, output=1.0, reasoning=1.0)})
+    for asked, said in ((value, 1.0), (1.0, value)):
+        with pytest.raises(IbpoError, match="it must be finite"):
+            chats.costs("c", asked, {"a": said}, now=0.0)
+    with pytest.raises(IbpoError, match="conversations: tokens is"):
+        chats.answered("c", "a", value, now=0.0)
+    with pytest.raises(IbpoError, match="conversations: cached_tokens is"):
+        chats.answered("c", "a", 1.0, now=0.0, prompt_tokens=1.0, cached_tokens=value)
+    assert chats.size("c") == 0.0

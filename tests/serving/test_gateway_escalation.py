@@ -173,6 +173,29 @@ def test_a_first_answer_that_fails_is_booked_only_if_it_may_have_been_made(world
 
 
 @pytest.mark.parametrize(
+    "logprobs",
+    [{"content": [{"token": "x", "logprob": 10**400}]}, {"content": 5}, {"content": ["x"]}, {}],
+    ids=["huge", "number", "text", "none"],
+)
+def test_a_first_answer_of_which_nothing_can_be_said_is_given_and_booked(world, tmp_path, logprobs):
+    """Log-probabilities that are none were an error 500, and the answer that had been made was not booked."""
+    upstream = world.upstream()
+
+    async def complete(request):
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": PLAIN}}
+        row = {"choices": [{**choice, "logprobs": logprobs}], "usage": {"prompt_tokens": 5, "completion_tokens": 10}}
+        return web.json_response(row)
+
+    upstream.complete = complete
+    gateway, url, rows = world.gateway(world.serve(upstream.app()), plan=PLAN, router=fitted(tmp_path, left_out=()))
+    got, headers, data = call(f"{url}/v1/chat/completions", {"model": "m", "messages": []})
+    assert got == 200 and headers["x-ibpo-response-group"] == "standard" and PLAIN.encode() in data
+    state = world.snapshot(gateway)["budgets"][0]
+    assert (state["spent"], state["num_requests"]) == (10.0, 1)
+    assert not [row for row in rows() if row["event"] == "internal_error"]
+
+
+@pytest.mark.parametrize(
     ("status", "answer"), [(200, {"error": {"message": "overloaded"}}), (307, {}), (400, {"error": {"message": "no"}})]
 )
 def test_an_error_in_the_place_of_the_first_answer_passes_as_it_is_and_costs_nothing(world, tmp_path, status, answer):

@@ -21,7 +21,7 @@ from ibpo.serving.gateway.gains import (
 )
 from ibpo.serving.gateway.openai_request import read_request
 from ibpo.serving.gateway.settings import ModelSettings
-from tests.serving.world import GROUPS, TOKENS, ask, bulk, client_of, groups_of
+from tests.serving.world import GROUPS, TOKENS, ScriptedUpstream, ask, bulk, client_of, groups_of
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.123456789, "seed": 2**60}
 
@@ -126,6 +126,38 @@ def test_a_probe_that_says_nothing_is_charged_too(world):
     (row,) = [row for row in rows() if row["event"] == "request"]
     assert row["source"] == "default" and upstream.num_probes == 1
     assert world.snapshot(gateway)["budgets"][0]["spent"] == row["tokens"] + 1
+
+
+@pytest.mark.parametrize(
+    ("tokenize", "logprob"),
+    [({"tokens": []}, 10**400), ({"token_strs": 5}, -0.7), ({"tokens": 5}, -0.7), ({"tokens": []}, [])],
+    ids=["huge", "names", "tokens", "list"],
+)
+def test_a_probe_or_tokenizer_that_makes_no_sense_costs_nobody_the_answer(world, tokenize, logprob):
+    """A log-probability of 401 digits, and names of tokens that are a number, were an error 500."""
+    upstream = world.upstream()
+
+    async def echo(request):
+        return web.json_response(tokenize)
+
+    async def complete(request):
+        body = await request.json()
+        if not body.get("logprobs"):
+            return await ScriptedUpstream.complete(upstream, request)
+        upstream.num_probes += 1
+        top = [{"token": "<think>", "logprob": logprob}]
+        return web.json_response({"choices": [{"index": 0, "logprobs": {"content": [{"top_logprobs": top}]}}]})
+
+    upstream.echo, upstream.complete = echo, complete
+    groups = [GROUPS[0], {**GROUPS[1], "opening": "<think>"}]
+    gateway, url, rows = world.gateway(
+        world.serve(upstream.app()), plan=TOKENS, groups=groups, model={"choose": ["probe"]}
+    )
+    assert bulk(world, url, [{}])[0][0] == 200
+    world.wait_until(lambda: any(row["event"] == "request" for row in rows()))
+    assert not [row for row in rows() if row["event"] == "internal_error"]
+    (row,) = [row for row in rows() if row["event"] == "request"]
+    assert world.snapshot(gateway)["budgets"][0]["spent"] == row["tokens"] + upstream.num_probes
 
 
 def test_a_fitted_router_speaks_of_requests(tmp_path):

@@ -166,6 +166,9 @@ def test_a_prompt_that_no_model_could_read_is_billed_as_expected(world, stream):
     # 10 tokens of an answer each; of four prompts a quarter of the bytes of `[]`, of the last 40, written into a cache.
     assert row["spent"] == pytest.approx(5 * 10 * 10e-6 + 4 * 0.5 * 2e-6 + 40 * 2e-6)
     assert not [line for line in log() if line["event"] == "internal_error"]
+    refused = [(line["tokens"], line["most"]) for line in log() if line["event"] == "usage_refused"]
+    assert refused == [(tokens, 1 << 27) for tokens in (1e308, 1.7e308, 1e300, 2.0**53)]
+    assert 'ibpo_failures_total{what="usage"} 4.0' in call(f"{url}/metrics")[2].decode()
 
 
 def test_what_upstreams_report_of_their_caches_is_learned():

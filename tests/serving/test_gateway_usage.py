@@ -4,12 +4,14 @@ import json
 from itertools import pairwise
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ibpo.serving.gateway.money import read_prompt
 from ibpo.serving.gateway.usage import MAX_EVENT_BYTES, StreamUsage, read_cost
 from ibpo.usage import read_tokens
+from tests.serving.world import TOKENS, bulk, call
 
 EVENTS = [
     b'data: {"choices":[{"index":0,"delta":{"content":"say \\"usage\\": {"}}]}\n\n',
@@ -247,3 +249,21 @@ def test_errors_inside_a_stream(event):
     later = StreamUsage(strip=True)
     later.feed(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n' + event + b"\n\n")
     assert later.failed and later.total == 1
+
+
+def test_the_largest_answer_is_meant_of_each_answer(world):
+    """Four answers without a cap were booked as expected, at 40 tokens, as they are above the limit together."""
+    upstream = world.upstream()
+
+    async def reply(request, body):
+        choices = [{"index": i, "message": {"role": "assistant", "content": "w"}} for i in range(body["n"])]
+        usage = {"prompt_tokens": 5, "completion_tokens": 600 * body["n"]}
+        return web.json_response({"choices": choices, "usage": usage})
+
+    upstream.reply = reply
+    gateway, url, _ = world.gateway(
+        upstream.url, plan=TOKENS, groups=[{"name": "standard", "tokens": 10}], limits={"max_answer_tokens": 1000}
+    )
+    bulk(world, url, [{}], body={"n": 4})
+    assert world.snapshot(gateway)["budgets"][0]["spent"] == 2400
+    assert 'ibpo_failures_total{what="usage"}' not in call(f"{url}/metrics")[2].decode()

@@ -2,6 +2,7 @@
 
 import heapq
 import json
+import math
 
 import numpy as np
 import pytest
@@ -97,6 +98,22 @@ def test_what_has_come_says_how_much_will():
         assert lengths.given("now", so_far) == pytest.approx(actual[-600:][actual[-600:] > so_far].mean(), rel=0.12)
     assert lengths.given("now", 1e6) == 1.25e6
     assert lengths.given("unknown", 7.0) == 7.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 10**400], ids=["nan", "inf", "huge"])
+def test_a_number_that_is_none_is_refused_and_changes_nothing(value):
+    """One length that is no number would be in every mean from then on."""
+    lengths = Lengths()
+    for size, guess in ((value, 1.0), (1.0, value), (1.0, -1.0)):
+        with pytest.raises(IbpoError, match="must be finite"):
+            lengths.begin("a", "long", size=size, guess=guess)
+    lengths.begin("a", "long", size=1.0, guess=10.0)
+    for what in (lengths.given, lengths.end):
+        with pytest.raises(IbpoError, match="must be a finite number"):
+            what("a", value)
+    before = json.dumps(lengths.state_dict())
+    lengths.end("a", 10.0)
+    assert json.dumps(lengths.state_dict()) != before
 
 
 @pytest.mark.parametrize("learn", [False, True], ids=["correction", "lengths"])

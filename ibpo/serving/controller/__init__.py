@@ -18,16 +18,19 @@ from ibpo.serving.controller.accounts import (
 from ibpo.serving.controller.controller import Candidate, Controller
 from ibpo.serving.controller.leases import Leaseholder, LeaseStore, end_lease, exchange
 from ibpo.serving.controller.policy import (
+    LARGEST,
     BudgetPolicy,
     ServingPolicy,
     TenantPolicy,
     parse_budget_policies,
     read_policy,
+    show,
     widen,
 )
 from ibpo.serving.controller.window import PROHIBITIVE
 
 __all__ = [
+    "LARGEST",
     "PROHIBITIVE",
     "QUOTA",
     "TOTAL",
@@ -47,5 +50,6 @@ __all__ = [
     "exchange",
     "parse_budget_policies",
     "read_policy",
+    "show",
     "widen",
 ]

@@ -14,8 +14,9 @@ from ibpo.serving.controller.accounts import QUOTA, TOTAL, AccountStore, Ended, 
 from ibpo.serving.controller.admission import Account, Admission, Bounds
 from ibpo.serving.controller.correction import Correction
 from ibpo.serving.controller.leases import Leaseholder
-from ibpo.serving.controller.policy import ServingPolicy
+from ibpo.serving.controller.policy import LARGEST, ServingPolicy, show
 from ibpo.serving.controller.pricing import Pricing
+from ibpo.usage import MAX_COUNT
 
 _GOLDEN = 0.6180339887498949
 _INFINITY = math.inf  # a name of this module is found sooner
@@ -181,7 +182,7 @@ class Controller:
                 be. A cost that no mean bounds needs a budget with an infinite one.
 
         Raises:
-            IbpoError: No candidate, a cost that is missing or negative, a gain that is not finite, or less than one
+            IbpoError: No candidate, a cost that is missing or negative, a number that is not finite, or less than one
                 request; nothing is changed.
         """
         # Equal gains of different requests must not be all above or all below a price.
@@ -195,8 +196,13 @@ class Controller:
                 raise IbpoError(
                     f"request {request_id!r}: no response group to choose from; give at least one candidate"
                 )
-            if num_requests != 1 and not (isinstance(num_requests, int) and num_requests > 1):
-                raise IbpoError(f"request {request_id!r}: num_requests is {num_requests!r}; it must be 1, 2, 3, ...")
+            if num_requests != 1 and not (isinstance(num_requests, int) and 1 < num_requests <= MAX_COUNT):
+                raise IbpoError(
+                    f"request {request_id!r}: num_requests is {show(num_requests)}; it must be 1, 2, 3, ..., at most "
+                    f"{MAX_COUNT}"
+                )
+            if not -LARGEST <= now <= LARGEST:
+                raise IbpoError(f"request {request_id!r}: now is {show(now)}; it must be a finite number of seconds")
             utility, estimates, reserves, raws = self._read(candidates, factor, num_requests)
             accounts = self._admission.accounts(tenant, slice_name)
             quote = self._pricing.quote(accounts)
@@ -261,7 +267,8 @@ class Controller:
                 self.num_too_dear[group] = self.num_too_dear.get(group, 0) + 1
         if num_requests > 1:
             estimates = [tuple(cost / num_requests for cost in row) for row in estimates]
-        for _ in range(num_requests) if num_requests > 1 else _ONCE:
+        # A window remembers no more than its size, however many they were.
+        for _ in range(min(num_requests, self._pricing.size)) if num_requests > 1 else _ONCE:
             if self._pricing.add(quote, utility, estimates, accounts):
                 self._admission.set_overdraft(self._pricing.overdraft)
                 self._limits = self._find_limits()
@@ -279,8 +286,8 @@ class Controller:
                     raise IbpoError(
                         f"quota {name!r}: there is no budget {budget!r}; name one of {', '.join(self._names)}"
                     )
-                if not total >= 0:
-                    raise IbpoError(f"quota {name!r}: {budget} is {total!r}; it must be a number, at least 0")
+                if total != _INFINITY and not 0 <= total <= LARGEST:
+                    raise IbpoError(f"quota {name!r}: {budget} is {show(total)}; it must be a number, at least 0")
         for name in quotas:
             self.store.touch(QUOTA + name, now)
         return self._admission.quotas(quotas.items())
@@ -456,14 +463,14 @@ class Controller:
         name, all_ratios = self._only_cost, self._correction.ratios
         for candidate in candidates:
             gain, group = candidate.gain, candidate.response_group
-            if not -_INFINITY < gain < _INFINITY:
-                raise IbpoError(f"candidate {group!r}: gain is {gain!r}; it must be a finite number")
+            if not -LARGEST <= gain <= LARGEST:
+                raise IbpoError(f"candidate {group!r}: gain is {show(gain)}; it must be a finite number")
             utility.append((gain if type(gain) is float else float(gain)) * factor)
             if share_of is not None:  # known beforehand, and the same in all three
                 estimates.append(share_of.get(group, self._no_share))
             elif name is not None and not candidate.reserve:  # as `_read_costs`, for most policies
                 cost = candidate.cost.get(name, -1.0)
-                if not 0 <= cost < _INFINITY:
+                if not 0 <= cost <= LARGEST:
                     raise _bad_cost(candidate, name)
                 if type(cost) is not float:
                     cost = float(cost)
@@ -492,16 +499,17 @@ class Controller:
                 cost = expected = most = float(num_requests) if group == budget.response_group else 0.0
             else:
                 cost = candidate.cost.get(budget.name, -1.0)
-                if not 0 <= cost < _INFINITY:
+                if not 0 <= cost <= LARGEST:
                     raise _bad_cost(candidate, budget.name)
                 cost = float(cost)
                 expected = cost * ratios[k] if ratios else cost
                 most = expected
                 if candidate.reserve:
                     most = candidate.reserve.get(budget.name, expected)
-                    if not 0 <= most < _INFINITY:
+                    if not 0 <= most <= LARGEST:
                         raise IbpoError(
-                            f"candidate {group!r}: reserve of {budget.name} is {most!r}; it must be finite, at least 0"
+                            f"candidate {group!r}: reserve of {budget.name} is {show(most)}; it must be finite, at "
+                            "least 0"
                         )
                     most = float(most)
                     expected = min(expected, most)
@@ -740,7 +748,7 @@ def _bad_cost(candidate: Candidate, budget: str) -> IbpoError:
     group, cost = candidate.response_group, candidate.cost.get(budget)
     if cost is None:
         return IbpoError(f"candidate {group!r}: no cost for the budget {budget!r}; give one")
-    return IbpoError(f"candidate {group!r}: cost of {budget} is {cost!r}; it must be finite, at least 0")
+    return IbpoError(f"candidate {group!r}: cost of {budget} is {show(cost)}; it must be finite, at least 0")
 
 
 def _read_actual(
@@ -757,9 +765,9 @@ def _read_actual(
                 f"request {reservation.request_id!r}: cost of {name}: there is no such budget; name one of "
                 f"{', '.join(names)}"
             )
-        if not 0 <= cost < math.inf:
+        if not 0 <= cost <= LARGEST:
             raise IbpoError(
-                f"request {reservation.request_id!r}: cost of {name} is {cost!r}; it must be finite, at least 0"
+                f"request {reservation.request_id!r}: cost of {name} is {show(cost)}; it must be finite, at least 0"
             )
     if len(names) == 1:
         return (float(actual.get(names[0], default[0])),)

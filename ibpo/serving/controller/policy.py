@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -69,7 +70,7 @@ class BudgetPolicy:
         if not self.is_counted_only:
             _check_number(where, "mean", self.mean)
         if self.response_group is not None and self.mean > 1:
-            raise IbpoError(f"{where}: mean is {self.mean!r}; a share of requests must be in [0, 1]")
+            raise IbpoError(f"{where}: mean is {show(self.mean)}; a share of requests must be in [0, 1]")
         object.__setattr__(self, "is_room_given", self.overdraft is not None or self.burst is not None)
         if self.overdraft is None and self.response_group is not None:
             object.__setattr__(self, "overdraft", self.slack(self.mean))
@@ -78,8 +79,8 @@ class BudgetPolicy:
         for key in ("overdraft", "burst"):
             if getattr(self, key) is not None:
                 _check_number(where, key, getattr(self, key))
-        if not self.overcommit >= 0:
-            raise IbpoError(f"{where}: overcommit is {self.overcommit!r}; it must be a number, at least 0, or inf")
+        if self.overcommit != math.inf and not 0 <= self.overcommit <= LARGEST:
+            raise IbpoError(f"{where}: overcommit is {show(self.overcommit)}; it must be a number, at least 0, or inf")
 
     @property
     def is_counted_only(self) -> bool:
@@ -150,7 +151,7 @@ class ServingPolicy:
         if len(set(names)) < len(names):
             raise IbpoError(f"serving policy: two budgets of one name among {', '.join(names)}; rename one")
         if not 0 <= self.fair_share <= 1:
-            raise IbpoError(f"serving policy: fair_share is {self.fair_share!r}; it must be in [0, 1]")
+            raise IbpoError(f"serving policy: fair_share is {show(self.fair_share)}; it must be in [0, 1]")
         _check_number("serving policy", "explore", self.explore)
         for kind, table in (("tenant", self.tenants), ("slice", self.slices)):
             for name, terms in table.items():
@@ -162,7 +163,8 @@ class ServingPolicy:
                         _check_number(where, budget, value)
                         if budget in shares and value > 1:
                             raise IbpoError(
-                                f"{where}: {budget} is {value!r}; a share of requests must be in [0, 1]: 30 % is 0.3"
+                                f"{where}: {budget} is {show(value)}; a share of requests must be in [0, 1]: 30 % is "
+                                "0.3"
                             )
                         most = terms.at_most.get(budget, math.inf)
                         if key == "at_least" and value > most:
@@ -194,6 +196,8 @@ class ServingPolicy:
                 )
             if isinstance(row, str | int | float):  # extended = "30%": as on the command line
                 where = f"budget.{name}"
+                if not isinstance(row, str):
+                    _number("budget", name, row)
                 budgets.append(_budget_policy(parse_budget_entry(name, row, where), where))
                 continue
             row = _table(f"budget {name!r}", row)
@@ -277,6 +281,8 @@ def read_policy(path: str | Path) -> ServingPolicy:
         raise IbpoError(f"{path}: {error}") from None
 
 
+LARGEST = sys.float_info.max
+"""A larger whole number is refused."""
 _NUMBERS = ("mean", "overdraft", "burst", "overcommit")
 _RENAMED = {"carry": "burst", "cushion": "overcommit"}
 """Fields of budgets in files of earlier versions."""
@@ -308,12 +314,23 @@ def _check_keys(where: str, row: Mapping[str, Any], known: Any) -> None:
 def _number(where: str, key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise IbpoError(f"{where}: {key} is {value!r}; it must be a number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise IbpoError(f"{where}: {key} has {len(str(abs(value)))} digits; give a number below 1e308") from None
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise IbpoError(f"{where}: {key} is {show(value)}; give a number below 1e308")
+    return float(value)
 
 
 def _check_number(where: str, key: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise IbpoError(f"{where}: {key} is {value!r}; it must be a finite number, at least 0")
+    if not 0 <= value <= LARGEST:
+        raise IbpoError(f"{where}: {key} is {show(value)}; it must be a finite number, at least 0")
+
+
+def show(value: Any) -> str:
+    """A value as an error names it: of a whole number that is larger than any float, about how many digits it has.
+
+    Example:
+        >>> show(0.5), show(10**400)
+        ('0.5', 'a number of 401 digits')
+    """
+    if not isinstance(value, int) or abs(value) <= LARGEST:
+        return repr(value)
+    return f"a number of {math.ceil(value.bit_length() * math.log10(2))} digits"

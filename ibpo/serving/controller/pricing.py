@@ -77,6 +77,11 @@ class Pricing:
         """How often the traffic has changed permanently."""
         return self._total.alarm.num_drifts
 
+    @property
+    def size(self) -> int:
+        """How many requests are remembered at most."""
+        return self._total.size
+
     def expect_change(self) -> None:
         """Estimates change because something has been learned of costs: that is no drift."""
         self._total.alarm.expect_change()

@@ -41,7 +41,14 @@ from ibpo.serving.gateway.async_controller import AsyncController, OpenReservati
 from ibpo.serving.gateway.escalation import FirstAnswer
 from ibpo.serving.gateway.gains import GainPredictor, Gains, OpeningTokens, SendProbe, find_gains
 from ibpo.serving.gateway.learning import Learner
-from ibpo.serving.gateway.money import Bill, Biller, measure_prompt, read_prompt
+from ibpo.serving.gateway.money import (
+    MOST_PROMPT_TOKENS,
+    Bill,
+    Biller,
+    measure_prompt,
+    read_prompt,
+    refused_prompt,
+)
 from ibpo.serving.gateway.openai_request import OWN_HEADERS, OpenAIRequest, can_set, check_size, max_tokens_of
 from ibpo.serving.gateway.quotas import SESSION, SESSION_HEADER, Quota, Quotas
 from ibpo.serving.gateway.savings import Comparison, most_expensive
@@ -252,10 +259,10 @@ class Decider:
             ):
                 # Whoever leaves before the usage comes may have seen only what came after the thinking.
                 record.tokens = None
-        if record.tokens is not None and record.tokens > (most or self.settings.limits.max_answer_tokens):
+        largest = most or self.settings.limits.max_answer_tokens * decision.request.num_answers
+        if record.tokens is not None and record.tokens > largest:
             if record.counted == "usage":
-                self.metrics.failures.labels("usage").inc()
-                self.log.write("usage_refused", request_id=record.request_id, tokens=record.tokens, most=most)
+                self._refuse_usage(record, record.tokens, most)
                 record.counted = "reserve"
             record.tokens = most
         reservation, probe_tokens = decision.reservation, decision.gains.probe_tokens
@@ -273,6 +280,8 @@ class Decider:
                 actual, prompt = {"tokens": record.tokens + probe_tokens}, None
                 if decision.bill is not None and self.biller is not None:
                     prompt = read_prompt(usage.usages)
+                    if self.biller.is_priced and (tokens := refused_prompt(usage.usages)) is not None:
+                        self._refuse_usage(record, tokens, MOST_PROMPT_TOKENS)
                     actual["money"] = self._charge(decision, record.tokens, prompt)
                     if record.outcome == "answered":
                         self.biller.learn(
@@ -303,6 +312,11 @@ class Decider:
         self.log.write_request(record)
         if record.outcome == "answered" and (usage.reasoning or len(decision.model.response_group) > 1):
             self._check_group(record, decision.model, usage.reasoning, decision.request.num_answers)
+
+    def _refuse_usage(self, record: RequestRecord, tokens: float, most: int | None) -> None:
+        """Tell the operator of a usage that is not believed."""
+        self.metrics.failures.labels("usage").inc()
+        self.log.write("usage_refused", request_id=record.request_id, tokens=tokens, most=most)
 
     def _compare(
         self, decision: Decision, comparison: Comparison, actual: Mapping[str, float], prompt: TokenUse | None

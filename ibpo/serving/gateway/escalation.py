@@ -136,10 +136,10 @@ async def make_first(
     if not all(map(_has_choice, read)):
         raise LostFirst(UpstreamFault("cut", 502))
     spent = [float(cost.text_tokens if cost.tokens is None else cost.tokens) for cost in costs]
-    shown = read_answer(rows, request, spent[0])
     try:
+        shown = read_answer(rows, request, spent[0])
         scores = await asyncio.to_thread(router.gain_after, request.body, shown)
-    except Exception:  # whatever it does, the request is answered
+    except Exception:  # whatever the router does and the answer says, the request is answered
         scores = None
     return FirstAnswer(
         group=group,

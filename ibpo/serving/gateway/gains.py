@@ -167,7 +167,7 @@ async def find_gains(
                     answer = await send_probe(body)
                 probe_tokens = 1  # generated, whatever it says
                 chances = read_opening_probabilities(answer, request, model, first)
-            except (TimeoutError, IbpoError):
+            except Exception:  # whatever the upstream says, the request is answered
                 on_failure("probe")
                 continue
             standard = model.response_group[0].name

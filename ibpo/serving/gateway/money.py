@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -294,6 +295,17 @@ def read_prompt(usages: Iterable[Mapping[str, Any]]) -> TokenUse | None:
     """
     found = [use for use in map(read_prompt_use, usages) if 0 < _prompt_tokens(use) <= MOST_PROMPT_TOKENS]
     return max(found, key=_prompt_tokens, default=None)
+
+
+def refused_prompt(usages: Iterable[Mapping[str, Any]]) -> float | None:
+    """The prompt's tokens of a usage that cannot be believed; None: there is none.
+
+    Example:
+        >>> refused_prompt([{"prompt_tokens": 9}]), refused_prompt([{"prompt_tokens": 9}, {"prompt_tokens": 1e9}])
+        (None, 1000000000.0)
+    """
+    most = max((_prompt_tokens(read_prompt_use(usage)) for usage in usages), default=0.0)
+    return min(most, sys.float_info.max) if most > MOST_PROMPT_TOKENS else None  # JSON has no infinity
 
 
 def _prompt_tokens(use: TokenUse) -> float:
