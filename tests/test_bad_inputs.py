@@ -85,7 +85,8 @@ def test_problems_with_thousands_of_digits_or_brackets(tmp_path, line):
 
 def test_a_response_group_is_a_text_or_a_number(log):
     assert error_of("allocate", log(response_group=["a"])).endswith(
-        "line 1, column 'response_group': is a list; the response group must be a text or a number"
+        "line 1, column 'response_group': is a list; the response group must be a text or a number; name a value in it "
+        "with --columns response_group=response_group.0"
     )
     for empty in ([], {}):
         assert "line 1, column 'response_group': no value" in error_of("allocate", log(response_group=empty))

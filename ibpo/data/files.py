@@ -211,7 +211,7 @@ UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error)
 
 def unreadable(path: Path, error: Exception) -> LogError:
     """The same as an error of one line."""
-    is_text = isinstance(error, (UnicodeDecodeError, csv.Error))
+    is_text = isinstance(error, (UnicodeDecodeError, csv.Error)) and not path.name.lower().endswith((".gz", ".zst"))
     fix = "write it again as UTF-8 text" if is_text else "it is cut off or damaged: copy it again"
     if isinstance(error, OSError) and error.errno:  # of the system: it says what is wrong, and the file is whole
         return LogError(f"{path}: cannot be read: {error.strerror}")
@@ -225,13 +225,23 @@ def open_text(path: Path) -> TextIO:
     return io.TextIOWrapper(stream, encoding="utf-16" if wide else "utf-8-sig", newline="")
 
 
+GZIP, ZSTD = re.compile(rb"\x1f\x8b"), re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
+"""How packed files begin; the second form of zstd is a frame that its readers pass over."""
+
+
 def open_bytes(path: Path) -> Any:
-    """The bytes of a file, packed or not: a binary file that is read from its beginning."""
-    if path.name.lower().endswith(".gz"):
+    """The bytes of a file: a binary file that is read from its beginning.
+
+    Whether it is packed its first bytes say: downloads unpack a file and keep its name, or pack it and do not tell.
+    """
+    file = path.open("rb")
+    head = file.peek(4)
+    if not (GZIP.match(head) or ZSTD.match(head)):
+        return file
+    file.close()
+    if GZIP.match(head):
         return gzip.open(path, "rb")
-    if path.name.lower().endswith(".zst"):
-        return io.BufferedReader(pyarrow_for(path).input_stream(str(path), compression="zstd"))
-    return path.open("rb")
+    return io.BufferedReader(pyarrow_for(path).input_stream(str(path), compression="zstd"))
 
 
 def json_value(text: str) -> Any:
@@ -310,11 +320,11 @@ def document_rows(path: Path, document: Any) -> Iterator[RawRow]:
                 f"{path}: several lists of objects, {names}; write the one that you mean into a file of its own"
             )
         fields = [set(value) for value in document.values() if isinstance(value, dict)]
+        fix = "write a list of objects, one per response (pandas: orient='records')"
         if not found and len(document) == len(fields) > 1 and fields[0] and all(one == fields[0] for one in fields):
-            raise LogError(
-                f"{path}: an object of {len(document)} objects with the same fields; write a list of objects, one per "
-                "response (pandas: orient='records')"
-            )
+            raise LogError(f"{path}: an object of {len(document)} objects with the same fields; {fix}")
+        if {"columns", "data"} <= set(document) and not found:
+            raise LogError(f"{path}: the names of the columns are apart from the rows; {fix}")
         name, document = next(iter(found.items()), ("", [document]))
     else:
         name = ""
@@ -413,6 +423,8 @@ def _columnar_rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
             if kind != "parquet":  # offsets of a damaged file may point anywhere, and are followed without a look
                 batch.validate(full=True)
             yield from _readable(batch, arrow).to_pylist(maps_as_pydicts="lossy")
+    except LogError:
+        raise
     except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise LogError(f"{place}: {str(error)[:200]}; write it again") from None
 
@@ -452,6 +464,10 @@ def _batches(path: Path, kind: str, arrow: Any) -> Iterator[Any]:
         try:
             reader: Any = arrow.ipc.open_file(source)
         except arrow.ArrowInvalid:  # the form without an index at its end, as a stream has it
+            source.seek(0)
+            if source.read(4) == b"FEA1":
+                fix = "write it again as version 2 (pandas: to_feather)"
+                raise LogError(f"{path}: is Feather of version 1; {fix}") from None
             source.seek(0)
             yield from arrow.ipc.open_stream(source)
             return

@@ -518,7 +518,7 @@ class LogReader:
         try:
             schema = arrow.parquet.read_schema(self.path)
         except (arrow.ArrowException, OSError) as error:
-            raise LogError(f"{self.path}: cannot be read as Parquet: {error}") from None
+            raise LogError(f"{self.path}: cannot be read as Parquet: {error}; copy it again") from None
         try:
             columns = self.names.resolve(self.path, [dict.fromkeys(schema.names, 0)])
         except MissingColumns:
@@ -555,7 +555,7 @@ class LogReader:
                     first += len(batch)
             self.notes += source.closing_notes()
         except (arrow.ArrowException, OSError) as error:
-            raise LogError(f"{self.path}: cannot be read as Parquet: {error}") from None
+            raise LogError(f"{self.path}: cannot be read as Parquet: {error}; copy it again") from None
 
     def _from_batch(
         self,

@@ -69,8 +69,9 @@ def read_field(place: str, row: Mapping[str, Any], field: str, column: str, comm
             fix += f", or name another column with --columns {field}=COLUMN"
         raise LogError(f"{place}: no value; {fix}")
     if isinstance(value, list | Mapping) and field != "problem":  # which may be a list of messages
-        kind = "a list" if isinstance(value, list) else "an object"
-        raise LogError(f"{place}: is {kind}; the {field.replace('_', ' ')} must be a text or a number")
+        kind, inner = ("a list", "0") if isinstance(value, list) else ("an object", str(next(iter(value))))
+        fix = f"; name a value in it with --columns {field}={name}.{inner}" if field in GUESSES else ""
+        raise LogError(f"{place}: is {kind}; the {field.replace('_', ' ')} must be a text or a number{fix}")
     if field in ("reward", "cost"):
         decimal_comma = commas is not None and commas.are_decimal(place, name, value)
         return check_number(place, value, field, name, divisor, decimal_comma=decimal_comma)

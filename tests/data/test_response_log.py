@@ -55,6 +55,49 @@ def test_reads_parquet(tmp_path):
         read_log(write(tmp_path / "b.parquet", "no"))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
+@pytest.mark.parametrize("packing", ["none", "gzip", "zstd"])
+def test_whether_a_file_is_packed_its_bytes_say(name, packing, tmp_path):
+    """A download unpacks a file and keeps its name, or packs it and does not tell."""
+    pyarrow = pytest.importorskip("pyarrow")
+    text = lines(ROWS).encode()
+    halves = [text[:20], text[20:]]  # packed one by one, as a log that is appended to
+    made = {"none": lambda: text, "gzip": lambda: b"".join(map(gzip.compress, halves)),
+            "zstd": lambda: b"".join(pyarrow.compress(x, codec="zstd", asbytes=True) for x in halves)}  # fmt: skip
+    (tmp_path / name).write_bytes(made[packing]())
+    assert read_log(tmp_path / name, LogColumns(by="model")).cost.tolist() == [10, 30.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("a.feather", lambda arrow, rows: b"FEA1" + b"x" * 100, r"a.feather: is Feather of version 1; write it again"),
+        ("a.arrow", lambda arrow, rows: _stream(arrow, rows * 2), r"columns are called 'x'; rename one of them$"),
+        ("a.json", lambda arrow, rows: json.dumps({"columns": ["a"], "index": [0], "data": [[1]]}).encode(),
+         r"a.json: the names of the columns are apart from the rows; write a list of objects"),
+    ],
+)  # fmt: skip
+def test_tables_that_cannot_be_read_say_what_to_write(name, make, message, tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(make(arrow, [arrow.array([1])]))
+    with pytest.raises(LogError, match=message):
+        read_log(tmp_path / name)
+
+
+def _stream(arrow, columns):
+    batch, sink = arrow.RecordBatch.from_arrays(columns, names=["x"] * len(columns)), arrow.BufferOutputStream()
+    with arrow.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def test_a_list_names_a_value_in_it(tmp_path):
+    path = write(tmp_path / "a.jsonl", lines([{**row, "correct": [float(row["correct"])]} for row in ROWS]))
+    with pytest.raises(LogError, match=r"is a list; .* name a value in it with --columns reward=correct.0"):
+        read_log(path, LogColumns(by="model"))
+    assert read_log(path, LogColumns(by="model", reward="correct.0")).cost.tolist() == [10, 30.5]
+
+
 def test_named_columns_are_not_guessed(tmp_path):
     rows = [{"x": "p", "model": "m", "score": 0.5, "dollars": 2}, {"x": "p", "model": "n", "score": 1, "dollars": 3}]
     path = write(tmp_path / "a.jsonl", lines(rows))
