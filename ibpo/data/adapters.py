@@ -73,19 +73,23 @@ Opened = tuple[Path, Known | None, Iterator[RawRow]]
 def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[RawRow]:
     """Name problem and response group of converted rows.
 
-    The response group is the effort where any of the first rows has one, else the run's `configuration`, else the
-    model.
+    The response group is the column of that name where any of the first rows has one, else the effort, else the run's
+    `configuration`, else the model.
     Rows without `problem_id` are of one problem if they ask the same.
     """
+    first = len(source.notes)
     peeked = list(islice(rows, NUM_PEEKED))
     good = [row for _, row in peeked if not isinstance(row, LogError)]
-    key = next((key for key in ("effort", "configuration", "model") if any(row.get(key) for row in good)), "")
+    keys = ("response_group", "effort", "configuration", "model")
+    key = next((key for key in keys if any(row.get(key) for row in good)), "")
     group = {"effort": known.efforts, "configuration": "run", "": "not in it"}.get(key, key)
     has_id = all(first_of(row, *PROBLEM_NAMES) is not None for row in good)
     tokens = "tokens of the completion, thoughts included" if any("tokens" in row for row in good) else "not in it"
     problem = "its identifier" if has_id else "requests with the same prompt"
-    source.note(f"read as {known.name}: problem = {problem}, response group = {group}, cost = {tokens}")
+    said = f"read as {known.name}: problem = {problem}, response group = {group}, cost = {tokens}"
+    source.notes.insert(first, said)  # above what was noted while the first rows went by
     names: dict[str, str] = {}
+    taken: set[str] = set()
     for place, row in chain(peeked, rows):
         if isinstance(row, LogError):
             yield place, row
@@ -97,7 +101,12 @@ def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[Ra
             if not prompt:
                 source.left_out["rows that say neither what was asked nor which problem it is"] += 1
                 continue
-            identifier = names.setdefault(prompt, str(made.get("request_id") or f"prompt {len(names) + 1}"))
+            if prompt not in names:
+                own = str(made.get("request_id") or "")
+                # Some servers draw the identifiers of requests out of a thousand.
+                names[prompt] = f"prompt {len(names) + 1}" if not own or own in taken else own
+                taken.add(names[prompt])
+            identifier = names[prompt]
         made["problem_id"] = identifier
         if key:
             made["response_group"] = str(row.get(key) or f"no {key} given")
@@ -109,14 +118,14 @@ KNOWN = (
           efforts="reasoning effort of the request"),
     Known(name="LiteLLM spend log", looks_like=server_logs.is_litellm, convert=server_logs.convert_litellm,
           efforts="reasoning effort of the request"),
-    Known(name="responses of OpenAI's API", looks_like=server_logs.is_pair, convert=server_logs.convert_pairs,
-          efforts="reasoning effort"),
     Known(name="Langfuse export", looks_like=server_logs.is_langfuse, convert=server_logs.convert_langfuse,
           efforts="reasoning effort of the model's parameters, else a tag"),
     Known(name="Helicone export", looks_like=server_logs.is_helicone, convert=server_logs.convert_helicone,
           efforts="reasoning effort of the request"),
     Known(name="OpenTelemetry spans", looks_like=server_logs.is_otel, convert=server_logs.convert_otel,
           efforts="the effort among the attributes"),
+    Known(name="responses of OpenAI's API", looks_like=server_logs.is_pair, convert=server_logs.convert_pairs,
+          efforts="reasoning effort"),
     Known(name="lm-evaluation-harness samples", looks_like=harness_logs.is_lm_eval,
           convert=harness_logs.convert_lm_eval, efforts="effort", named_by_file=True),
     Known(name="lighteval details", looks_like=harness_logs.is_lighteval, convert=harness_logs.convert_lighteval,
@@ -173,9 +182,11 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
         if passed := [file.name for file in others if file not in tables]:
             source.note(f"skipped, because it is not {tool.name}: {', '.join(passed[:5])}{', ...' * (len(passed) > 5)}")
         ours = (_converted(tool, rows, source, file) for file, of_file, rows in opened if of_file)
-        rows = grouped(chain.from_iterable(ours), source, tool)
+        rows = chain.from_iterable(ours)
     for table in join:
         rows = _joined(rows, table, source)
+    if tool is not None:  # a table may say problem and response group, too
+        rows = grouped(rows, source, tool)
     yield from rows if source.prices is None else priced_rows(rows, source, source.prices)
 
 
@@ -391,7 +402,7 @@ def _joined(rows: Iterator[RawRow], table: Path, source: Source) -> Iterator[Raw
         there = ", ".join(in_table) or "none"
         raise LogError(
             f"{table}: shares no identifier with {source.path}; its columns are {there}: call one "
-            f"{' or '.join(x for _, x in known) or IDENTIFIERS[0]}"
+            f"{' or '.join(dict.fromkeys(x for _, x in known)) or IDENTIFIERS[0]}"
         )
     twice = {x: _twice(others, y) for x, y in shared}
     # An identifier that is unique in the table, if there is one.

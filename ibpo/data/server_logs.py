@@ -583,8 +583,8 @@ ANSWERS_NOTHING = re.compile(
 
 
 def is_litellm(row: Json) -> bool:
-    """A row of the table LiteLLM_SpendLogs."""
-    return {"request_id", "spend", "startTime"} <= set(row)
+    """A row of the table LiteLLM_SpendLogs, or of the standard log that it sends to buckets and callbacks."""
+    return {"request_id", "spend", "startTime"} <= set(row) or {"response_cost", "call_type", "startTime"} <= set(row)
 
 
 def convert_litellm(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
@@ -600,16 +600,18 @@ def convert_litellm(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Ro
             source.left_out["calls that answer no prompt (embeddings and the like)"] += 1
             continue
         about, whole = row.get("metadata"), {"asked": row.get("proxy_server_request"), "answer": row.get("response")}
-        asked = read_request(read_object(first_of(whole, "asked.body", "asked")))
+        asked = read_request(read_object(first_of(whole, "asked.body", "asked") or row.get("model_parameters")))
         answer = read_object(whole["answer"])
         messages = row.get("messages")
-        if messages not in (None, "", "{}", {}, "[]"):
+        if messages not in (None, "", "{}", {}, "[]") and "redacted-by-litellm" not in str(messages):
             asked |= known(prompt=read_prompt(messages), user_turns=read_user_turns(messages))
         said = known(prompt=asked.get("prompt") or None, user_turns=asked.get("user_turns"))
         one: Json = {**row, **read_completion(answer), **said}
         if told := read_object(first_of(about, "usage_object", "additional_usage_values")):
             one |= prompt_counts({"prompt_tokens": row.get("prompt_tokens"), **told})
         one |= known(
+            request_id=first_of(row, "request_id", "id"),
+            cost_usd=first_of(row, "spend", "response_cost"),
             tokens=row.get("completion_tokens"),
             model=row.get("model_group") or row.get("model"),
             thinking_tokens=first_of(
@@ -630,11 +632,21 @@ def _under(*names: str) -> list[str]:
     return [f"{at}{name}" for at in ("spend_logs_metadata.", "requester_metadata.", "") for name in names]
 
 
+LANGFUSE = {
+    "traceId": ("trace_id",),
+    "usageDetails": ("usage_details",),
+    "modelParameters": ("model_parameters",),
+    "model": ("provided_model_name",),
+    "totalCost": ("total_cost", "calculatedTotalCost"),
+}
+"""Column of an export of the page -> what the programming interface and the export to a bucket call it."""
+
+
 def is_langfuse(row: Json) -> bool:
     """A row of an export of observations or of traces."""
-    return {"usageDetails", "traceId"} <= set(row) or {"timestamp", "userId", "sessionId", "input", "output"} <= set(
-        row
-    )
+    names = set(row)
+    of_trace = {"timestamp", "userId", "sessionId", "input", "output"} <= names
+    return {"usageDetails", "traceId"} <= names or {"usage_details", "trace_id"} <= names or of_trace
 
 
 def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
@@ -644,7 +656,9 @@ def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
     # One for all rows: those that it was not given for have no reward, rather than another score.
     first = next((str(x) for x in columns if any(_mean_score(row.get(x)) is not None for _, row in peeked)), "")
     for place, row in chain(peeked, rows):
-        if row.get("type", "GENERATION") not in ("GENERATION", ""):
+        row = {name: first_of(row, *others) for name, others in LANGFUSE.items() if name not in row} | row
+        if (row.get("type") or "GENERATION") != "GENERATION":
+            source.left_out["observations in which no model answers (spans, events, tools)"] += 1
             continue
         if row.get("level") == "ERROR":
             source.left_out["failed requests"] += 1
@@ -656,7 +670,7 @@ def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
         if name in scores and not source.reward:
             others = f" of {', '.join(scores)} (--columns reward=NAME names another)" if len(scores) > 1 else ""
             source.note(f"reward = score {name}{others}")
-        if "usageDetails" not in row:
+        if row["usageDetails"] is None:
             source.note("an export of traces holds no tokens: export the observations")
         one = (
             row
@@ -734,6 +748,20 @@ def convert_helicone(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
 # --- OpenTelemetry: spans by the semantic conventions for generative AI, as the SDK or the collector writes them ---
 
 
+OLDER = {
+    "gen_ai.request.model": ("llm.model_name",),
+    "gen_ai.usage.output_tokens": ("gen_ai.usage.completion_tokens", "llm.usage.completion_tokens",
+                                   "llm.token_count.completion"),
+    "gen_ai.usage.input_tokens": ("gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens", "llm.token_count.prompt"),
+    "gen_ai.usage.cache_read.input_tokens": ("gen_ai.usage.cache_read_input_tokens",
+                                             "llm.token_count.prompt_details.cache_read"),
+    "gen_ai.response.finish_reasons": ("gen_ai.completion.0.finish_reason", "llm.finish_reason"),
+}  # fmt: skip
+"""Attribute of the conventions -> what it is called in older ones and in OpenInference's."""
+ANSWERING = ("chat", "text_completion", "completion", "generate_content", "llm")
+"""Kinds of spans in which a model answers."""
+
+
 def is_otel(row: Json) -> bool:
     """A span of the SDK's console exporter, or a batch of the collector's file exporter.
 
@@ -746,7 +774,8 @@ def is_otel(row: Json) -> bool:
 
 def _is_of_model(attributes: Json) -> bool:
     """Whether a span is of a model's work, rather than of the application around it."""
-    return any(str(name).startswith("gen_ai.") for name in attributes)
+    of_model = attributes.get("openinference.span.kind") in ("LLM", "EMBEDDING")
+    return of_model or any(str(name).startswith("gen_ai.") for name in attributes)
 
 
 def is_otlp(document: Any) -> bool:
@@ -780,11 +809,17 @@ def _responses_of(rows: Iterator[Row], source: Source, file: Path) -> Iterator[t
             if not _is_of_model(about):
                 source.left_out["spans without attributes gen_ai.*, which are not of a model"] += 1
                 continue
-            if about.get("gen_ai.operation.name") not in (None, "chat", "text_completion", "generate_content"):
-                continue
+            about = {name: value for name, others in OLDER.items()
+                     if (value := first_of(about, *others)) is not None} | about  # fmt: skip
+            model = first_of(about, "gen_ai.request.model", "gen_ai.response.model")
+            kind = first_of(about, "gen_ai.operation.name", "llm.request.type", "openinference.span.kind")
+            answers = model is not None if kind is None else str(kind).lower() in ANSWERING
             failed = "error.type" in about or str(lookup(span, "status.code")) in ("2", "STATUS_CODE_ERROR")
-            if failed or lookup(span, "status.status_code") == "ERROR":
+            if answers and (failed or lookup(span, "status.status_code") == "ERROR"):
                 source.left_out["failed requests"] += 1
+                continue
+            if not answers:
+                source.left_out["spans in which no model answers a prompt (agents, tools, embeddings)"] += 1
                 continue
             told = read_usage({"completion_tokens": about.get("gen_ai.usage.output_tokens")})
             told |= prompt_counts(
@@ -794,9 +829,10 @@ def _responses_of(rows: Iterator[Row], source: Source, file: Path) -> Iterator[t
                     "cache_creation_input_tokens": about.get("gen_ai.usage.cache_creation.input_tokens"),
                 }
             )
-            ends = about.get("gen_ai.response.finish_reasons")
-            said = lookup(about, "gen_ai.output.messages")
-            request = about.get("gen_ai.response.id")
+            ends = _messages(about.get("gen_ai.response.finish_reasons"))
+            said = first_of(about, "gen_ai.output.messages") or _numbered(about, "completion", "output_messages")
+            asked = first_of(about, "gen_ai.input.messages") or _numbered(about, "prompt", "input_messages")
+            request = first_of(about, "gen_ai.response.id", "output.value.id")
             mine = _evaluations(span) | scores
             keys = [str(key) for key in (request, span["span_id"]) if key is not None]
             mine = next((mine[key] for key in keys if key in mine), {})
@@ -811,13 +847,16 @@ def _responses_of(rows: Iterator[Row], source: Source, file: Path) -> Iterator[t
                 | known(
                     request_id=request,
                     trace_id=span["trace_id"],
-                    model=first_of(about, "gen_ai.request.model", "gen_ai.response.model"),
-                    effort=_ending(about, "reasoning_effort", "reasoning.effort", "reasoning.level", "effort"),
+                    model=model,
+                    effort=_ending(about, "reasoning_effort", "reasoning.effort", "reasoning.level", "effort")
+                    or read_request(read_object(about.get("llm.invocation_parameters"))).get("effort"),
                     problem_id=_ending(about, *(f".{name}" for name in PROBLEM_NAMES)),
-                    thinking_tokens=_ending(about, "reasoning.output_tokens", "reasoning_tokens"),
+                    thinking_tokens=_ending(
+                        about, "reasoning.output_tokens", "reasoning_tokens", "completion_details.reasoning"
+                    ),
                     finish_reason=ends[0] if isinstance(ends, list) and ends else ends,
-                    prompt=_said(lookup(about, "gen_ai.input.messages"), last=True) or None,
-                    user_turns=read_user_turns(lookup(about, "gen_ai.input.messages")),
+                    prompt=_said(asked, last=True) or None,
+                    user_turns=read_user_turns(asked),
                     completion=_said(said, last=False) or None,
                     reward=mine.get(wanted),
                 )
@@ -937,6 +976,24 @@ def _messages(said: Any) -> Any:
         except LogError:
             return said
     return said
+
+
+def _numbered(about: Json, *heads: str) -> list[Json]:
+    """Messages whose parts are attributes of their own, as in older conventions and in OpenInference's.
+
+    Example:
+        >>> _numbered({"gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": "Hi"}, "prompt")
+        [{'role': 'user', 'content': 'Hi'}]
+    """
+    found: dict[int, Json] = {}
+    for name, value in about.items():
+        part = re.fullmatch(rf"(?:gen_ai|llm)\.(?:{'|'.join(heads)})\.(\d+)\.(?:.+\.)?(role|content|text)", name)
+        if part and part[2] == "role":
+            found.setdefault(int(part[1]), {})["role"] = value
+        elif part:
+            one = found.setdefault(int(part[1]), {})
+            one["content"] = one.get("content", "") + read_text(value)
+    return [found[number] for number in sorted(found)]
 
 
 def _said(messages: Any, *, last: bool) -> str:

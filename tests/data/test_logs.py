@@ -1022,6 +1022,120 @@ def test_a_packed_copy_beside_the_file_does_not_count_twice(tmp_path):
         read_log(tmp_path)
 
 
+SPANS = {
+    "openllmetry 0.33.12": lambda q, effort, n: {
+        "llm.request.type": "chat", "gen_ai.request.model": "m", "gen_ai.prompt.0.role": "user",
+        "gen_ai.prompt.0.content": q, "gen_ai.usage.completion_tokens": n, "gen_ai.usage.prompt_tokens": 9,
+        "gen_ai.completion.0.finish_reason": "length", "gen_ai.completion.0.content": "42", "my.effort": effort},
+    "openinference 0.1.66": lambda q, effort, n: {
+        "openinference.span.kind": "LLM", "llm.model_name": "m", "llm.input_messages.0.message.role": "user",
+        "llm.input_messages.0.message.content": q, "llm.token_count.completion": n, "llm.token_count.prompt": 9,
+        "llm.finish_reason": "length", "llm.output_messages.0.message.contents.0.message_content.text": "42",
+        "llm.token_count.completion_details.reasoning": n - 1, "output.value": '{"id": "r1"}',
+        "llm.invocation_parameters": json.dumps({"model": "m", "reasoning": {"effort": effort}})},
+    "logfire 4": lambda q, effort, n: {
+        "gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.response.finish_reasons": '["length"]',
+        "gen_ai.input.messages": json.dumps([{"role": "user", "parts": [{"type": "text", "content": q}]}]),
+        "gen_ai.output.messages": '[{"role": "assistant", "parts": [{"type": "text", "content": "42"}]}]',
+        "gen_ai.usage.output_tokens": n, "gen_ai.usage.input_tokens": 9, "my.effort": effort},
+}  # fmt: skip
+"""The attributes that instrumentations write, by those that were run: the text asked, effort, tokens."""
+
+
+@pytest.mark.parametrize("make", SPANS.values(), ids=SPANS)
+def test_spans_by_other_conventions_say_the_same(make, tmp_path):
+    """Names of before, messages as attributes of their own, OpenInference's names: rows were dropped."""
+    asked = [("17 + 25?", "low", 12), ("17 + 25?", "high", 96), ("9 + 9?", "low", 13)]
+    spans = [{"context": {"trace_id": f"t{n}", "span_id": f"s{n}"}, "parent_id": None, "attributes": make(*one)}
+             for n, one in enumerate(asked)]  # fmt: skip
+    failed = spans[0] | {"status": {"status_code": "ERROR"}, "context": {"trace_id": "t7", "span_id": "s7"}}
+    about = {"openinference.span.kind": "EMBEDDING", "gen_ai.operation.name": "embeddings"}
+    other = spans[0] | {"attributes": about, "context": {"trace_id": "t8", "span_id": "s8"}}
+    source = Source(path=write_rows(tmp_path / "spans.jsonl", [*spans, failed, other]))
+    rows = [row for _, row in read_log_rows(source) if not isinstance(row, LogError)]
+    assert [(row["prompt"], row["response_group"], row["tokens"]) for row in rows] == asked
+    assert len({row["problem_id"] for row in rows}) == 2  # though a server may give two requests one identifier
+    assert all(row["finish_reason"] == "length" and row["completion"] == "42" for row in rows)
+    assert all(row["uncached_input_tokens"] == 9 for row in rows)
+    assert sorted(source.left_out.items()) == [
+        ("failed requests", 1),
+        ("spans in which no model answers a prompt (agents, tools, embeddings)", 1),
+    ]
+
+
+def test_a_table_says_problem_and_response_group_of_requests_whose_log_does_not(tmp_path):
+    """A log without the texts was left out whole, whatever was joined to it."""
+    spans = [
+        {"context": {"trace_id": "t", "span_id": f"s{n}"}, "parent_id": None,
+         "attributes": {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.response.id": f"r{n}",
+                        "gen_ai.usage.output_tokens": 10 + n}}
+        for n in range(4)
+    ]  # fmt: skip
+    helicone = [{"request_id": f"r{n}", "request_properties": {}, "completion_tokens": 10 + n, "response_status": 200,
+                 "request_model": "m"} for n in range(4)]  # fmt: skip
+    for column in ("effort", "response_group"):
+        table = [{"request_id": f"r{n}", "problem_id": f"q{n // 2}", column: "ab"[n % 2], "reward": n % 2}
+                 for n in range(4)]  # fmt: skip
+        path = write_rows(tmp_path / "table.jsonl", table)
+        for rows in (spans, helicone):
+            log = read_log(write_rows(tmp_path / "log.jsonl", rows), join=[path])
+            assert (log.problem, log.response_group) == (["q0", "q0", "q1", "q1"], ["a", "b", "a", "b"])
+            assert (log.cost.tolist(), log.reward.tolist()) == ([10, 11, 12, 13], [0, 1, 0, 1])
+            assert log.notes[0].startswith("read as ") and log.notes[1].startswith("joined table.jsonl")
+
+
+def test_the_standard_log_of_litellm(tmp_path):
+    """What it sends to buckets and callbacks: it was read as OpenAI's, each request a problem of its own."""
+    row = {"call_type": "acompletion", "cache_hit": False, "status": "success", "startTime": 1.5, "model": "m",
+           "response_cost": 0.1, "prompt_tokens": 9, "metadata": {}}  # fmt: skip
+
+    def one(n, effort, tokens, text="2 + 2?", **more):
+        said = {"id": f"c{n}", "object": "chat.completion", "choices": [{"message": {"content": "4"}}], "usage": {}}
+        return {**row, "id": f"c{n}", "messages": [{"role": "user", "content": text}], "completion_tokens": tokens,
+                "response": said, "model_parameters": {"reasoning_effort": effort}, **more}  # fmt: skip
+
+    failed = one(4, "low", 0, status="failure", response={}, error_str="boom")
+    rows = [one(0, "low", 5), one(1, "high", 50), one(2, "low", 6, "3 + 3?"), one(3, "low", 0, cache_hit=True), failed]
+    source = Source(path=write_rows(tmp_path / "log.jsonl", rows))
+    found = [row for _, row in read_log_rows(source) if not isinstance(row, LogError)]
+    assert [(x["request_id"], x["response_group"], x["tokens"]) for x in found] == [
+        ("c0", "low", 5), ("c1", "high", 50), ("c2", "low", 6)]  # fmt: skip
+    assert len({x["problem_id"] for x in found}) == 2 and source.left_out.total() == 2
+    hidden = [one(n, "low", 5, "redacted-by-litellm") for n in range(2)]  # by which no problem is known
+    assert rows_of(write_rows(tmp_path / "hidden.jsonl", hidden)) == []
+
+
+@pytest.mark.parametrize("form", ["interface", "bucket"])
+def test_langfuse_by_its_programming_interface_and_its_export_to_a_bucket(form, tmp_path):
+    """The one was read as OpenAI's log, the other as a table without costs."""
+    rows: list[dict[str, object]] = []
+    for n, (question, effort, tokens) in enumerate([("2 + 2?", "low", 5), ("2 + 2?", "high", 50), ("3?", "low", 6)]):
+        asked, said = [{"role": "user", "content": question}], {"role": "assistant", "content": "4"}
+        spent = {"input": 9, "output": 1, "output_reasoning_tokens": tokens - 1, "total": 9 + tokens}
+        one = {
+            "interface": {"id": f"o{n}", "traceId": f"t{n}", "type": "GENERATION", "model": "m", "input": asked,
+                          "modelParameters": {"reasoning_effort": effort}, "output": said, "usageDetails": spent,
+                          "usage": {"input": 9, "output": tokens}, "level": "DEFAULT", "calculatedTotalCost": 0.5},
+            "bucket": {"id": f"o{n}", "trace_id": f"t{n}", "type": "GENERATION", "provided_model_name": "m",
+                       "input": json.dumps(asked), "model_parameters": json.dumps({"reasoning_effort": effort}),
+                       "output": json.dumps(said), "usage_details": spent, "level": "DEFAULT", "total_cost": 0.5},
+        }[form]  # fmt: skip
+        span = {**one, "type": "SPAN", "id": f"p{n}"}
+        rows += [span | {name: {} for name in one if name.startswith("usage")}, one]
+    path = tmp_path / "observations.json"
+    path.write_text(json.dumps({"data": rows, "meta": {"page": 1}}))
+    scores = write_rows(tmp_path / "scores.jsonl", [{"traceId": f"t{n}", "value": n % 2} for n in range(3)])
+    log = read_log(path, LogColumns(reward="value"), join=[scores])
+    assert (log.response_group, log.cost.tolist(), log.reward.tolist()) == (
+        ["low", "high", "low"],
+        [5, 50, 6],
+        [0, 1, 0],
+    )
+    assert len(set(log.problem)) == 2
+    assert "3 left out: observations in which no model answers (spans, events, tools)" in log.notes
+    assert [(row["model"], row["cost_usd"]) for row in rows_of(path)] == [("m", 0.5)] * 3
+
+
 @pytest.mark.parametrize("packed", [".json", ".jsonl", ".ndjson"])
 def test_opentelemetry_files_by_the_names_that_the_collectors_examples_have(tmp_path, packed):
     for name in ("otlp_traces", "otlp_logs"):
