@@ -111,6 +111,26 @@ def test_without_learning_there_is_no_such_path(world):
     assert upstream.requests == []
 
 
+def test_a_length_is_learned_though_the_outcome_came_before_it():
+    """As of a stream that is judged while it runs: how long such answers are was never learned."""
+    settings = build_settings({"model": [MODEL]}, "test")
+    model, found = settings.model[0], []
+    gains = Gains(by_group={"standard": 0.0, "extended": 0.2}, source="router", tokens={"standard": 10, "extended": 50})
+    for early in (False, True):
+        one = Learner(settings)
+        for i in range(100):
+            one.correct(str(i), model, gains)
+            one.decided(str(i), model, "", "extended")
+            steps = [
+                lambda i=i, one=one: one.ended(str(i), model, "extended", 500.0),
+                lambda i=i, one=one: one.outcome(str(i), "", 0.5),
+            ]
+            for step in reversed(steps) if early else steps:
+                step()
+        found.append(one.correct("x", model, gains).tokens["extended"])
+    assert found[0] == found[1] == pytest.approx(500, rel=0.1)
+
+
 def learner():
     return Learner(build_settings({"model": [MODEL]}, "test"))
 
@@ -121,7 +141,7 @@ def test_what_was_learned_survives_a_restart_with_the_accounts(world, tmp_path):
     for i in range(200):
         before.correct(str(i), model, gains)
         before.decided(str(i), model, "", "extended" if i % 2 else "standard")
-        before.ended(str(i), 500.0)
+        before.ended(str(i), model, "extended" if i % 2 else "standard", 500.0)
         assert before.outcome(str(i), "", 0.9 if i % 2 else 0.3)
     learned = before.correct("x", model, gains)
     assert learned.by_group["extended"] == pytest.approx(0.6, abs=0.1)

@@ -212,6 +212,21 @@ def test_every_store_holds_quotas_as_memory_does(place):
     ]
 
 
+def test_nothing_waits_in_a_quota_that_loses_no_credit(place):
+    """In a shared store, what responses had given back stayed there as waiting after a restart."""
+    for _ in range(3):
+        with open_store(place[0], place[1], ["tokens", "money"]) as store:
+            controller = Controller(POLICY, store)
+            controller.recover()
+            for name in "ab":
+                row = candidates(0.9)
+                controller.decide(row, request_id=name, now=0.0, quotas={"day": {"money": 9.0}})
+            controller.settle("b", {"money": 0.0})
+            controller.cancel("a")
+            with store.transaction():
+                assert [(row.waiting, row.returned) for row in store.buckets(QUOTA + "day")] == [(0.0, 0.0)] * 2
+
+
 KILLED = """
 import os, signal, sys
 from tests.serving.test_quotas import POLICY, drive

@@ -405,7 +405,8 @@ class Admission:
                 bucket.overcommitted -= most - expected
                 bucket.estimated -= expected
                 bucket.spent += cost
-                bucket.waiting += back
+                if not account.bounds.is_quota:  # which loses no credit, so nothing is held back
+                    bucket.waiting += back
                 if cancelled:
                     bucket.num_requests -= reservation.num_requests
         if len(accounts) > 1:
@@ -433,11 +434,15 @@ class Admission:
                     room -= max(0.0, grown)
 
     def release(self, ended: Ended) -> None:
-        """A response has ended, and so have all that began before it: what it gave back may be released."""
+        """A response has ended, and so have all that began before it: what it gave back may be released.
+
+        Not in quotas: they lose no credit, and have all of it back at once.
+        """
         reservation, actual, cancelled, restarts = ended
         if not cancelled and reservation.estimate == actual:
             return
-        for account, credit in zip(self._booked(reservation), self._credit(reservation, cancelled), strict=False):
+        accounts = self.accounts(reservation.tenant, reservation.slice_name)
+        for account, credit in zip(accounts, self._credit(reservation, cancelled), strict=False):
             for (bucket, mean, overdraft, burst, overcommit), expected, cost, brought in zip(
                 account.lines, reservation.estimate, actual, credit, strict=True
             ):

@@ -307,7 +307,7 @@ class Decider:
         if self.expected_lengths.num_believed != believed:
             self.controller.expect_change(decision.group.name)
         if self.learner is not None and record.outcome == "answered" and record.tokens is not None:
-            self.learner.ended(record.request_id, record.tokens / decision.request.num_answers)
+            self.learner.ended(record.request_id, decision.model, decision.group.name, each)
         self.metrics.count(record)
         self.log.write_request(record)
         if record.outcome == "answered" and (usage.reasoning or len(decision.model.response_group) > 1):

@@ -70,11 +70,11 @@ class Learner:
             if len(self._open) > _REMEMBERED:
                 self._open.popitem(last=False)
 
-    def ended(self, request_id: str, tokens: float) -> None:
-        """How long each answer to a request was."""
-        found = self._open.get(request_id)
-        if found is not None:
-            self._routers[found[0]].learn(request_id, found[2], cost=tokens)
+    def ended(self, request_id: str, model: ModelSettings, response_group: str, tokens: float) -> None:
+        """How long each answer to a request was; its outcome may have come before."""
+        router = self._routers.get(model.name)
+        if router is not None:
+            router.learn(request_id, response_group, cost=tokens)
 
     def outcome(self, request_id: str, tenant: str, reward: float) -> bool:
         """What an answer was worth.
