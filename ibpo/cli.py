@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ibpo import __version__
 from ibpo.errors import IbpoError, one_line
+from ibpo.terminal import say
 
 COMMANDS = {
     "demo": (
@@ -240,7 +241,7 @@ class _LazyGroup(TyperGroup):
             raise
         except (IbpoError, OSError) as error:
             for note in getattr(error, "notes", ()):  # of MissingColumns: how the log was read
-                typer.echo(note, err=True)
+                say(note)
             from ibpo.commands.hints import completed, for_command, near_file
 
             called = ctx.meta["ibpo.called"]

@@ -25,6 +25,20 @@ def plain_console(*, stderr: bool = False, width: int = PIPED) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False, width=None if stderr or sys.stdout.isatty() else width)
 
 
+def say(text: str, *, err: bool = True) -> None:
+    """Print a sentence, to standard error or output; on a terminal it is broken between words, elsewhere one line."""
+    import shutil
+    import textwrap
+
+    import typer
+
+    if (sys.stderr if err else sys.stdout).isatty():
+        width = max(40, shutil.get_terminal_size().columns)
+        lines = [textwrap.wrap(one, width, break_long_words=False, break_on_hyphens=False) for one in text.split("\n")]
+        text = "\n".join("\n".join(line) for line in lines)
+    typer.echo(text, err=err)
+
+
 def print_table(
     console: Console,
     heads: Sequence[str],

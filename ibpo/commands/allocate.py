@@ -16,7 +16,7 @@ from ibpo.budget import cost_text
 from ibpo.commands.completion import keys
 from ibpo.commands.options import LOG_FIELDS, Columns, OnError, PricesFile, read_pairs
 from ibpo.errors import IbpoError
-from ibpo.terminal import PIPED, plain_console, print_table
+from ibpo.terminal import PIPED, plain_console, print_table, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,14 +110,14 @@ def allocate_command(
     named = read_pairs(columns or (), LOG_FIELDS, "--columns")
     names = LogColumns(**named, by=by, show=show, prices=read_prices(prices) if prices else None)
     with _bar(f"reading {log.name}") as progress:
-        found = read_parts(log, names, on_error=on_error, join=join, stream=stream, say=_say, progress=progress)
+        found = read_parts(log, names, on_error=on_error, join=join, stream=stream, say=say, progress=progress)
     for note in found.notes:
-        _say(note)
+        say(note)
     for field, column in found.guessed.items():
         if column not in ("problem_id", "response_group", "reward", "tokens"):  # which are no guess
-            _say(f"{field.replace('_', ' ')}: column '{column}' (--columns {field}=... names another)")
+            say(f"{field.replace('_', ' ')}: column '{column}' (--columns {field}=... names another)")
     if found.bad_rows:
-        _say(f"{len(found.bad_rows)} bad rows left out, the first: {found.bad_rows[0]}")
+        say(f"{len(found.bad_rows)} bad rows left out, the first: {found.bad_rows[0]}")
     asked = questions(budget or [], cost=costs_named(found.parts[0].columns["cost"])[0])
     for part in found.parts:  # complain before any solving
         for question in asked:
@@ -128,7 +128,7 @@ def allocate_command(
     of_parts = asked if len(found.parts) == 1 else [replace(question, was_asked=False) for question in asked]
     for part in found.parts:
         answers = answer_questions(
-            part, of_parts, holdout=holdout, num_splits=num_splits, seed=seed, say=_say, progress=_split_counter
+            part, of_parts, holdout=holdout, num_splits=num_splits, seed=seed, say=say, progress=_split_counter
         )
         if not as_json:
             _print_part(console, f"{by} = {part.name}" if by else log.name, part, answers, wide=wide)
@@ -141,9 +141,9 @@ def allocate_command(
     if as_json:
         typer.echo(json.dumps(summarise_parts(log, by, all_answers, num_bad=num_bad), indent=2))
     if out is None:
-        _say("nothing is written: --out FOLDER for choices, chosen rows, summary, picture")
+        say("nothing is written: --out FOLDER for choices, chosen rows, summary, picture")
     else:
-        write_files(out, log, names, all_answers, on_error=on_error, join=join, num_bad=num_bad, say=_say)
+        write_files(out, log, names, all_answers, on_error=on_error, join=join, num_bad=num_bad, say=say)
 
 
 def _print_part(console: Console, title: str, part: LogPart, answers: list[Answer], *, wide: bool) -> None:
@@ -191,7 +191,7 @@ def _print_part(console: Console, title: str, part: LogPart, answers: list[Answe
     console.print(caption, markup=False, highlight=False)
     for answer in answers:
         if answer.why and answer.question.times != 1:  # else it is a verdict above
-            console.print(f"{answer.question.label}: {answer.why}", markup=False, soft_wrap=True)
+            console.print(f"{answer.question.label}: {answer.why}", markup=False, soft_wrap=not console.is_terminal)
     if part.shown is not None:
         _print_shown(console, part, answers, by_cost)
 
@@ -261,10 +261,6 @@ def _print_shown(console: Console, part: LogPart, answers: list[Answer], by_cost
         print_table(console, [column, "problems", *(part.groups[g] for g in by_cost)], rows, title=title)
 
 
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
 class _bar:
     """A count of rows on stderr: one that moves on a terminal, a line now and then elsewhere."""
 
@@ -308,7 +304,7 @@ class _Lines:
     def say(self, text: str) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + EVERY
-            _say(text)
+            say(text)
 
 
 def _split_counter(label: str) -> Callable[[int, int], None]:

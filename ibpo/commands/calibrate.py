@@ -16,7 +16,7 @@ from ibpo.commands.completion import keys
 from ibpo.commands.options import read_pairs
 from ibpo.config import TrainConfig
 from ibpo.errors import IbpoError
-from ibpo.terminal import plain_console, print_table
+from ibpo.terminal import plain_console, print_table, say
 
 if TYPE_CHECKING:
     from ibpo.types import ResponseGroup
@@ -285,11 +285,10 @@ def _asked(model: str, prompts: list[Any], places: list[str], prefix: str) -> tu
         ids.append(_token_ids(tokenizer, prompt, place, prefix, options))
     if tokenizer.chat_template:
         told = sum(bool(group.instruction) for group in groups)
-        typer.echo(
+        say(
             f"asked as in training, by {model}'s chat template and {told} instructions of its run"
             if groups
-            else f"asked by {model}'s chat template; no run beside it says what else the policy was asked with",
-            err=True,
+            else f"asked by {model}'s chat template; no run beside it says what else the policy was asked with"
         )
     return policy, tokenizer, ids
 

@@ -24,7 +24,7 @@ from ibpo.commands.options import (
     split_recipe,
 )
 from ibpo.errors import IbpoError
-from ibpo.terminal import plain_console, print_table
+from ibpo.terminal import plain_console, print_table, say
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -593,12 +593,12 @@ def _finish(
     money = None if spending.prices is None else _money_per_call(run)
     head = f"Stopped: {reason} ({spending.text})."
     if seen is None:
-        typer.echo(head)
+        say(head, err=False)
         return
     look, part, answer, told = seen
     more = what_more(look, plan.targets, run.logged_PG, money)
-    typer.echo(told.text)
-    typer.echo(f"{head} {more}")
+    say(told.text, err=False)
+    say(f"{head} {more}", err=False)
     _print_groups(part, run)
     responses = run.out / "responses.jsonl"
     rows = [json.loads(line) for line in responses.read_text(encoding="utf-8").splitlines()]
@@ -724,4 +724,4 @@ def _print_plan(
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(text, highlight=False, soft_wrap=not console.is_terminal)

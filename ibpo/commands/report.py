@@ -14,6 +14,7 @@ from ibpo import __version__
 from ibpo.budget import check_budget, parse_budget
 from ibpo.commands.options import LOG_FIELDS, Columns, OnError, PricesFile, load_tokenizer, read_pairs
 from ibpo.errors import IbpoError
+from ibpo.terminal import say
 
 if TYPE_CHECKING:
     from ibpo.evaluation import CompareOptions, Imported, Responses
@@ -135,6 +136,9 @@ def report_command(
             f"{empty}: holds no responses; ibpo eval MODEL TASK --out {empty} makes them, and if it was interrupted "
             "the same command goes on; or name the folder or file of a harness's responses"
         ) from None
+    for note in read.notes:
+        if not note.endswith(": one response a row"):  # as it was meant to be
+            say(note)
     written = _write(folder, title, read, asked, only or [], paths)
     typer.echo("\n".join(str(path) for path in written if path.name.startswith("report.")))
 
@@ -186,7 +190,7 @@ def _write(
             responses = responses.where(keep)
         if len(responses) > SOME:
             told = f"{len(responses):,} responses of {len(responses.configurations)} configurations"
-            typer.echo(f"{name + ': ' if name else ''}{told}: intervals and held-out choices ...", err=True)
+            say(f"{name + ': ' if name else ''}{told}: intervals and held-out choices ...")
         try:
             more = {"reference": _reference(responses), "cost_unit": read.cost_unit[name]}
             part = compare(responses, replace(asked, **more))
@@ -223,7 +227,7 @@ def _write(
         limits=list(LIMITS),
         numbers=parts,
     )
-    typer.echo(page.answer, err=True)
+    say(page.answer)
     return write_page(folder, page)
 
 

@@ -23,7 +23,7 @@ from ibpo.commands.options import (
 )
 from ibpo.errors import IbpoError
 from ibpo.pictures import number_text
-from ibpo.terminal import plain_console, print_table
+from ibpo.terminal import plain_console, print_table, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,20 +148,16 @@ def simulate_command(
     seconds = time.process_time() - began
     another = "s" if came.unit == "ms" else "ms"
     unit = f"{came.unit}; another unit: --assume time_unit={another}" if came.unit else "dates"
-    typer.echo(
-        f"{trace}: requests of {span:,.1f} seconds, column {came.time_column} read in {unit}",
-        err=True,
-    )
+    say(f"{trace}: requests of {span:,.1f} seconds, column {came.time_column} read in {unit}")
     if came.num_failed:
-        typer.echo(f"{trace}: {came.num_failed} requests without a token in answer (failed) are left out", err=True)
+        say(f"{trace}: {came.num_failed} requests without a token in answer (failed) are left out")
     for name in find_unbounded(requests, held):
-        typer.echo(
+        say(
             f"caution: no budget bounds {name!r}, which costs more than a response group that has one: whatever gains "
-            f"goes there; add --budget {name}=10%, or one of tokens",
-            err=True,
+            f"goes there; add --budget {name}=10%, or one of tokens"
         )
     for said in done.cautions:
-        typer.echo(f"caution: {said}", err=True)
+        say(f"caution: {said}")
     figures = summarise(requests, done, held, window=window, warm_up=warm_up)
     figures["cpu_microseconds_per_request"] = round(1e6 * seconds / len(requests), 1)
     if out is not None:
@@ -225,7 +221,7 @@ def _router(path: Path | None, gains: Path | None, embed: str | None) -> Router 
         raise IbpoError("--router: needs --gains, a log with prompts")
     router = open_router(path, embed)
     if router.source.get("sha256") == digest_file(gains):
-        typer.echo("the router was fitted on this very log: its choices look better than they will be", err=True)
+        say("the router was fitted on this very log: its choices look better than they will be")
     return router
 
 

@@ -15,7 +15,7 @@ from ibpo.data.fields import (
 )
 from ibpo.data.files import NUM_PEEKED, LogError, Row, Source, files_below, good_rows, json_value
 from ibpo.data.group_sums import GroupSums, sum_parts
-from ibpo.data.log_rows import Labels, LogRows
+from ibpo.data.log_rows import Labels, LogRows, note_repeats
 from ibpo.data.money import MONEY
 from ibpo.data.response_log import (
     JudgeRows,
@@ -25,6 +25,7 @@ from ibpo.data.response_log import (
     MissingColumns,
     OnError,
     names_in,
+    other_groups,
     read_log,
 )
 from ibpo.data.values import BARE, COMPLETIONS, GUESSES, check_number, divided, is_own, own_group, read_field
@@ -60,6 +61,8 @@ __all__ = [
     "json_value",
     "lookup",
     "names_in",
+    "note_repeats",
+    "other_groups",
     "own_group",
     "parse_cell",
     "read_field",

@@ -23,7 +23,7 @@ from ibpo.data.adapters import IDENTIFIERS, plain_lines, read_log_rows, with_tok
 from ibpo.data.fields import Commas, find_alike, lookup, read_number, read_object, says_error
 from ibpo.data.files import NUM_PEEKED, LogError, RawRow, Source, json_lines, kind_of, pyarrow_for
 from ibpo.data.json_columns import is_small, kinds_of, pieces, read_columns
-from ibpo.data.log_rows import FloatArray, Labels, LogRows, array_of, labels_of
+from ibpo.data.log_rows import FloatArray, Labels, LogRows, array_of, labels_of, note_repeats
 from ibpo.data.money import MONEY
 from ibpo.data.values import (
     COMPLETIONS,
@@ -48,6 +48,8 @@ BLOCK = 1_000_000
 """Rows of Parquet read at a time; what is read row by row is gathered to a tenth of it."""
 MAX_SHOWN = 16
 """Columns that a message lists."""
+MAX_LOOKED_AT = 20_000
+"""Rows that are looked through for another column of response groups."""
 LIKE_REWARD = re.compile(r"(?i)reward|score|correct|accura|grade|rating|quality|pass|right|match")
 OF_PROMPT = re.compile(r"(?i)prompt|input|cache")
 OF_ANSWER = re.compile(r"(?i)(^|[._])(gold|gts|target|ground_?truth|answer|completion|output|pred|prediction)s?$")
@@ -212,6 +214,15 @@ def read_log(
     def texts(of_block: Callable[[LogRows], list[str]]) -> list[str]:
         return [text for block in blocks for text in of_block(block)]
 
+    reward = np.concatenate([block.reward for block in blocks])
+    cost = np.concatenate([block.cost for block in blocks])
+    group = np.concatenate([block.response_group.hashes() ^ 3 * block.part.hashes() for block in blocks])
+    problem = np.concatenate(
+        [block.problem if isinstance(block.problem, np.ndarray) else block.problem.hashes() for block in blocks]
+    )
+    if not reader.is_own and (note := note_repeats(problem ^ 5 * group, group, reward, cost)):
+        reader.notes.append(note)
+
     return Log(
         problem=texts(
             lambda block: (
@@ -219,8 +230,8 @@ def read_log(
             )
         ),
         response_group=texts(lambda block: block.response_group.tolist()),
-        reward=np.concatenate([block.reward for block in blocks]),
-        cost=np.concatenate([block.cost for block in blocks]),
+        reward=reward,
+        cost=cost,
         part=texts(lambda block: block.part.tolist()),
         shown=texts(lambda block: [""] * len(block) if block.shown is None else block.shown.tolist()),
         columns=reader.columns,
@@ -263,7 +274,7 @@ class LogReader:
         """Part -> the tasks of a harness in it."""
         self._model: str | None = None
         """The column of that name, however it is written, where nobody said whether it splits the log."""
-        self._is_own = False
+        self.is_own = False
         """Whether the log is a table of ours, whose ways of answering are its response groups (`own_group`)."""
         self._commas: Commas | None = None
         """What commas part in the numbers of a log that is read row by row."""
@@ -280,7 +291,7 @@ class LogReader:
             LogError: With file, line, field and fix; a log without a good row; several models and no `by`.
         """
         self.columns, self.bad_rows, self.notes, self._models, self._tasks = {}, [], [], {}, {}
-        self._model, self._is_own, self._ways, num_rows = None, False, {}, 0
+        self._model, self.is_own, self._ways, num_rows = None, False, {}, 0
         for block in self._parquet_blocks() if self._is_plain_parquet() else self._text_blocks():
             num_rows += len(block)
             if progress:
@@ -343,7 +354,7 @@ class LogReader:
                 self.columns = self.names.resolve(self.path, good, optional=self._made_here(good))
             except MissingColumns as error:
                 raise MissingColumns(str(error), error.options, source.notes) from None
-            self._is_own = self._may_be_own and any(map(is_own, good))
+            self.is_own = self._may_be_own and any(map(is_own, good))
             self._note_dots(good)
             self._commas = Commas(good, [divided(self.columns[x])[0] for x in ("reward", "cost") if x in self.columns])
             if self._looks_at_models:
@@ -372,7 +383,7 @@ class LogReader:
             if isinstance(row, LogError):
                 self._skip(row)
                 continue
-            if self._is_own and is_own(row) and (group := own_group(row)) != row["response_group"]:
+            if self.is_own and is_own(row) and (group := own_group(row)) != row["response_group"]:
                 self._ways.setdefault(group)
                 row = {**row, "response_group": group}
             if self.columns.get("response_group") == "response_group" and _opens_like_none(row):
@@ -395,7 +406,7 @@ class LogReader:
 
     def _column_kinds(self, source: Source, rows: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
         """Column -> type, where the log is a large file of plain JSON lines whose columns are plain; else None."""
-        if self.join or self.names.prices or self._is_own or not {"reward", "cost"} <= set(self.columns):
+        if self.join or self.names.prices or self.is_own or not {"reward", "cost"} <= set(self.columns):
             return None
         fields: dict[str, list[str]] = {}
         for field, column in self.columns.items():
@@ -727,6 +738,29 @@ def _missing(
         said.append("a folder's name may say the response group: effort=low/ for low/")
     it = "it" if len(missing) == 1 else "them"
     return MissingColumns(f"{path}: {'; '.join(said)}; there are {there}: name {it} with {' '.join(options)}", options)
+
+
+def other_groups(path: Path, columns: Mapping[str, str], join: Sequence[Path] = ()) -> list[str]:
+    """Columns besides those taken that could name response groups: they differ within problems. The first differs most.
+
+    Args:
+        path: As for `read_log`.
+        columns: Field -> column.
+        join: Tables whose columns are added to the rows.
+    """
+    of_problem: dict[str, list[Mapping[str, Any]]] = {}
+    for _, row in islice(read_log_rows(Source(path=path), join=join), MAX_LOOKED_AT):
+        problem = None if isinstance(row, LogError) else lookup(row, columns["problem"])
+        if problem is not None and (len(of_problem) < NUM_PEEKED or str(problem) in of_problem):
+            of_problem.setdefault(str(problem), []).append(row)  # pyright: ignore[reportArgumentType]
+    rows = list(chain.from_iterable(of_problem.values()))
+    taken = {divided(name)[0] for name in columns.values()} | {"trace_id", "finish_reason"}
+    found = {
+        name: sum(len({str(lookup(row, name)) for row in of_one}) > 1 for of_one in of_problem.values())
+        for name in _candidates("response_group", rows, names_in(rows))
+        if name not in taken
+    }
+    return sorted((name for name in found if found[name]), key=lambda name: -found[name])
 
 
 def _groups_in(present: list[str]) -> list[str]:

@@ -11,6 +11,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ibpo.data import (
     COMPLETIONS,
     GUESSES,
@@ -28,6 +30,7 @@ from ibpo.data import (
     is_own,
     lookup,
     names_in,
+    note_repeats,
     read_log_rows,
     says_error,
 )
@@ -173,7 +176,7 @@ def import_responses(paths: Sequence[tuple[str, Path]], options: ImportOptions |
     mixed = _settle_levels(rows)
     notes += [f"{len(bad)} bad rows left out, the first: {bad[0]}"] if bad else []
     notes += [f"levels differ within {mixed} problems: each has that of most of its rows"] if mixed else []
-    notes += _judge(rows, options) + _count(rows, options)
+    notes += _judge(rows, options) + _count(rows, options) + _repeated(rows)
     parts, units = {}, {}
     rows_of: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -251,6 +254,17 @@ def _without_copies(files: Sequence[tuple[Path, list[Json]]]) -> tuple[list[Json
         else:
             notes.append(f"skipped, because it is a copy of {first}: {file}")
     return kept, notes
+
+
+def _repeated(rows: Sequence[Json]) -> list[str]:
+    """Whether many rows of others' files say what an earlier one says, as copies within a file do."""
+    told = [row for row in rows if not row.get("way") and row["tokens"] is not None]
+    groups = [(row.get("part"), row["configuration"]) for row in told]
+    cells = [(row["problem"], group) for row, group in zip(told, groups, strict=True)]
+    cell, group = (np.array(list(map(hash, names)), np.int64) for names in (cells, groups))
+    reward, cost = (np.array([row[name] for row in told], float) for name in ("reward", "tokens"))
+    note = note_repeats(cell, group, reward, cost)
+    return [note] if note else []
 
 
 def _says_the_same(row: Json, other: Json) -> bool:

@@ -14,7 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.allocation import Frontier, GroupMeans, frontier
-from ibpo.data import GroupSums, Labels, Log, LogColumns, LogReader, OnError, read_log, sum_parts
+from ibpo.data import (
+    GroupSums,
+    Labels,
+    Log,
+    LogColumns,
+    LogReader,
+    MissingColumns,
+    OnError,
+    other_groups,
+    read_log,
+    sum_parts,
+)
 from ibpo.errors import IbpoError
 from ibpo.evaluation.estimates import shrink, within_cells
 
@@ -24,6 +35,10 @@ Say = Callable[[str], None]
 
 MAX_DRAWN = 1_000_000
 """Problems from which the picture is drawn: more would show no other line."""
+
+
+class OneGroup(IbpoError):
+    """A part of a log that leaves nothing to choose."""
 
 
 def judge_when_needed(rows: Sequence[Mapping[str, Any]]) -> Sequence[float]:
@@ -143,21 +158,38 @@ def read_parts(
         columns, bad_rows, notes = log.columns, log.bad_rows, log.notes
         makers = [partial(part_of_log, name, of_part, say) for name, of_part in log.parts().items()]
     parts: list[LogPart] = []
-    wrong: list[str] = []
+    wrong: list[IbpoError] = []
     for make in makers:
         try:
             parts.append(make())
         except IbpoError as error:
             if names.by is None:
                 left_out = f"; {len(bad_rows)} bad rows are left out, the first: {bad_rows[0]}" if bad_rows else ""
-                raise IbpoError(f"{path}: {error}{left_out}") from None
-            wrong.append(str(error))
+                error = type(error)(f"{path}: {error}{left_out}")
+            wrong.append(error)
     if not parts:
-        raise IbpoError(f"--by {names.by}: nothing to choose in any of {len(wrong)} parts; the first: {wrong[0]}")
+        several = f"--by {names.by}: nothing to choose in any of {len(wrong)} parts; the first: {wrong[0]}"
+        text = str(wrong[0]) if names.by is None else several
+        is_one = isinstance(wrong[0], OneGroup)
+        raise _with_others(text, path, columns, join, notes) if is_one else IbpoError(text) from None
     for text in wrong:
         say(f"part left out: {text}")
     guessed = {field: columns[field] for field in names.guessed}
     return Parts(parts=parts, bad_rows=bad_rows, guessed=guessed, notes=notes)
+
+
+def _with_others(
+    text: str, path: Path, columns: Mapping[str, str], join: Sequence[Path], notes: Sequence[str]
+) -> IbpoError:
+    """The same with the columns that could name other response groups, if the log has any."""
+    others = other_groups(path, columns, join)
+    ask = "have other efforts asked: ibpo collect"
+    if not others:
+        return MissingColumns(f"{text}, and no other column differs within problems; {ask}", (), notes)
+    option = f"response_group={others[0]}"
+    more = f" (or {', '.join(others[1:3])})" if others[1:] else ""
+    said = f"{text}; name another column with --columns {option}{more}, or {ask}"
+    return MissingColumns(said, ["--columns", option], notes)
 
 
 def part_of_log(name: str, log: Log, say: Say) -> LogPart:
@@ -245,10 +277,9 @@ def _estimates(
 def _complete(part: LogPart, say: Say) -> LogPart:
     """Without the problems that lack a response of some response group; says how many these are."""
     if len(part.groups) < 2:
-        raise IbpoError(
+        raise OneGroup(
             f"{part.place}column '{part.columns['response_group']}' has one response group, {part.groups[0]}; "
-            f"an allocation chooses between at least two; name another column with --columns response_group=COLUMN, or "
-            f"have the others asked: ibpo collect"
+            "an allocation chooses between at least two"
         )
     alike = next((two for two in combinations(part.groups, 2) if two[0].casefold() == two[1].casefold()), None)
     if alike:

@@ -6,8 +6,11 @@ import io
 import json
 import random
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -387,6 +390,65 @@ def test_ways_of_several_turns_are_response_groups_at_their_true_cost(tmp_path, 
     # Who names the column gets it.
     named = run(tmp_path / "responses.jsonl", "--json", "--columns", "response_group=response_group", *stream)
     assert set(json.loads(named.stdout)["parts"][0]["always"]) == {"low", "high"}
+
+
+def test_a_log_of_one_response_group_names_the_columns_that_could_say_another(log, tmp_path):
+    """It said --columns response_group=COLUMN. What differs between problems alone is no choice."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    made = [{**row, "effort": "all", "prompt_style": row["effort"], "level": row["problem_id"][:2]} for row in rows]
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(row | {"batch": f"run {n % 3}"}) + "\n" for n, row in enumerate(made)))
+    for more in ((), ("--stream",), ("--by", "level")):
+        result = run(other, *more)
+        assert result.exit_code == 2 and "an allocation chooses between at least two" in result.stderr
+        assert "name another column with --columns response_group=" in result.stderr
+        assert all(name in result.stderr for name in ("prompt_style", "batch")) and "COLUMN" not in result.stderr
+        assert "try: ibpo allocate" in result.stderr
+    other.write_text("".join(json.dumps(row | {"prompt_style": "b"}) + "\n" for row in made))
+    result = run(other)
+    assert "no other column differs within problems; have other efforts asked: ibpo collect" in result.stderr
+    assert "try:" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["allocate", "report"])
+def test_a_file_that_was_written_behind_itself_is_told(command, tmp_path):
+    path = write_log(tmp_path / "log.jsonl", num_responses=4)
+    said = "160 of 320 rows say what an earlier row says: problem, response group, reward and cost"
+    for times in (1, 2):
+        path.write_text(path.read_text() * times)
+        more = ["--out", str(tmp_path / "page")] if command == "report" else []
+        result = CliRunner().invoke(app, [command, str(path), "--num-splits", "2", *more])
+        assert result.exit_code == 0 and (said in result.stderr) == (times == 2)
+
+
+def test_no_line_is_wider_than_the_terminal(log, tmp_path):
+    """A real terminal of 80 columns: the notes of a log are broken between words."""
+    pty = pytest.importorskip("pty")
+    import fcntl
+    import os
+    import struct
+    import termios
+
+    log.write_text(log.read_text() * 2)
+    rewards = tmp_path / "rewards.csv"
+    ids = dict.fromkeys(json.loads(line)["problem_id"] for line in log.read_text().splitlines())
+    with rewards.open("w") as file:
+        csv.writer(file).writerows([["problem_id", "gold answer of the one who asked"], *([name, 1] for name in ids)])
+    here, there = pty.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    command = [sys.executable, "-m", "ibpo", "allocate", str(log), str(rewards), "--num-splits", "2"]
+    process = subprocess.Popen(command, stdin=there, stdout=there, stderr=there, env=environment | {"TERM": "xterm"})
+    os.close(there)
+    said = b""
+    with suppress(OSError):  # as a terminal ends
+        while piece := os.read(here, 65536):
+            said += piece
+    os.close(here)
+    assert process.wait() == 0, said.decode()
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode()))
+    assert "160 of 320 rows say what an earlier row says: problem, response group, reward" in lines  # 77 letters
+    assert max(map(len, lines)) <= 80, said.decode()
 
 
 def test_a_run_without_response_groups_has_ways_all_the_same(tmp_path):

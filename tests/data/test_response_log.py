@@ -5,9 +5,10 @@ import json
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from ibpo.data import LogColumns, LogError, read_log
+from ibpo.data import LogColumns, LogError, note_repeats, read_log
 from ibpo.prices import Price, Prices
 
 ROWS = [
@@ -558,3 +559,31 @@ def test_parquet_columns_without_a_value_of_python_stop_no_other(tmp_path, monke
     log = read_log(tmp_path / "a.parquet")
     assert (log.response_group, log.cost.tolist()) == (["low", "high"], [5, 9])
     assert list(map(str, log.problem)) == ["a", "a"]
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_rows_that_repeat_others_are_told_unless_costs_are_few(few):
+    """Answers of one token count are alike by chance; those of a thousand, one time in a thousand."""
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.5, 1.0):
+        cell = np.repeat(np.arange(400), 4)
+        cost = rng.integers(1, 4 if few else 4000, len(cell)).astype(float)
+        reward = rng.integers(0, 2, len(cell)).astype(float)
+        more = rng.permutation(np.r_[np.arange(len(cell)), np.arange(int(share * len(cell)))])
+        note = note_repeats(cell[more], cell[more] % 2, reward[more], cost[more])
+        assert bool(note) == ((share > 0 and not few) or share == 1)  # all of them twice is no chance
+        if note and not few:
+            assert note.startswith(f"{int(share * 1600):,} of {len(more):,} rows say what an earlier row says") or (
+                abs(int(note.split()[0].replace(",", "")) - share * 1600) < 20
+            )
+
+
+def test_copies_within_a_file_are_told_for_every_format(tmp_path):
+    rows = [{"question_id": p, "effort": effort, "correct": p % 2, "tokens": 97 * p + tokens, "note": f"{p}"}
+            for p in range(20) for effort, tokens in (("low", 10), ("high", 300))]  # fmt: skip
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    write(tmp_path / "a.jsonl", lines(rows * 2))
+    parquet.write_table(arrow.Table.from_pylist(rows * 2), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        assert read_log(tmp_path / name).notes[-1].startswith("40 of 80 rows say what an earlier row says")
+    assert read_log(write(tmp_path / "b.jsonl", lines(rows))).notes == ()
