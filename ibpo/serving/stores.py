@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from ibpo.errors import IbpoError
 from ibpo.serving.controller import QUOTA, Reservation, StoreError, TokenBucket
@@ -242,7 +242,8 @@ class RedisStore(SharedStore):
     """Accounts on a Redis or Valkey server, for gateways on several machines. Needs the extra `ibpo[redis]`.
 
     One process at a time holds a lock; its changes are one MULTI that the lock guards. A process that loses the lock
-    (it lapses after 10 seconds, should a process die with it) writes nothing: its decision fails with an error.
+    (it lapses after 10 seconds, should a process die with it) writes nothing: its decision fails with an error. So does
+    the first one after the server has lost its data.
 
     Args:
         url: `redis://host:port/0`.
@@ -271,7 +272,7 @@ class RedisStore(SharedStore):
         self._touched: dict[str, float] = {}
         self._forgotten: list[str] = []
         self._leases: dict[str, dict[str, Any] | None] = {}
-        about = {"version": _VERSION, "budgets": self._budgets}
+        about = self._about = {"version": _VERSION, "budgets": self._budgets}
         try:
             # A server that accepts and is silent would hold every decision forever; half a lock's life is left then.
             self._redis: Any = redis.Redis.from_url(
@@ -413,8 +414,15 @@ class RedisStore(SharedStore):
             return
         with self._redis.pipeline() as pipe:
             pipe.watch(f"{self._prefix}:lock")
-            if pipe.get(f"{self._prefix}:lock") != self._token:
+            holder, about = cast("list[str | None]", pipe.mget(f"{self._prefix}:lock", f"{self._prefix}:about"))
+            if holder != self._token:
                 raise StoreError("redis: the lock was lost before the decision was written; nothing was changed")
+            if about is None:  # said once: the next transaction goes on
+                self._redis.set(f"{self._prefix}:about", json.dumps(self._about), nx=True)
+                raise StoreError(
+                    "redis: the server has lost the accounts, and they begin again at 0, totals of days and months "
+                    "too; have it keep its data (appendonly yes, maxmemory-policy noeviction)"
+                )
             pipe.multi()
             for name, text in changed.items():
                 pipe.hset(self._place(name), name, text)

@@ -303,8 +303,10 @@ def test_a_store_that_is_gone_stops_nobody(tmp_path):
         await controller.open()
         failing = controller._store.transaction
 
+        why = "the disk is gone"
+
         def broken():
-            raise IbpoError("the disk is gone")
+            raise IbpoError(why)
 
         controller._store.transaction = broken
         await asyncio.sleep(0.1)
@@ -315,6 +317,9 @@ def test_a_store_that_is_gone_stops_nobody(tmp_path):
             controller.settle(row, {"tokens": 40.0})
             await asyncio.sleep(0)
         assert said == ["leases: the disk is gone; continuing with what is left"]
+        why = "the accounts are lost"  # found out once it is back: it is another thing to tell
+        await asyncio.sleep(0.1)
+        assert said[1:] == ["leases: the accounts are lost; continuing with what is left"]
         controller._store.transaction = failing
         await asyncio.sleep(0.1)
         await controller.close()

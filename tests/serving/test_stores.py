@@ -189,6 +189,7 @@ def test_who_waits_when_a_process_dies_with_the_lock_of_redis_still_gets_it(redi
 
     redis_url = redis_url.replace("/0", "/3")  # a database of its own
     client, lock = redis.Redis.from_url(redis_url), "waiting:lock"
+    client.set("waiting:about", "whose accounts they are")
     client.set(lock, "lives", ex=60)
     dies = threading.Timer(1.0, lambda: client.set(lock, "dead", ex=LOCK_SECONDS))
     with open_store("redis", redis_url, ["long"]) as store:
@@ -222,6 +223,30 @@ def test_the_lock_that_a_silent_redis_took_for_nobody_is_given_back(redis_url):
         with store.transaction():
             assert store.buckets(TOTAL)[0].num_requests == 0
         assert time.monotonic() - began < 5
+
+
+def test_a_redis_that_has_lost_the_accounts_is_said_once(redis_url):
+    """A server without a disk that began again gave everybody the month's total anew, and nobody was told."""
+    import redis
+
+    from ibpo.serving.stores import RedisStore
+
+    url = redis_url.replace("/0", "/4")  # a database of its own
+    server = redis.Redis.from_url(url)
+    server.flushdb()
+    with RedisStore(url, ["long"]) as store, RedisStore(url, ["long"]) as other:
+        controllers = [Controller(PLAN, one) for one in (store, other)]
+        both = [Candidate(response_group="short", gain=0.0), Candidate(response_group="long", gain=0.5)]
+        controllers[0].decide(both, request_id="a", now=0.0)
+        server.flushdb()
+        assert not controllers[0].settle("a")
+        with pytest.raises(IbpoError, match="lost the accounts, and they begin again at 0"):
+            controllers[1].decide(both, request_id="b", now=0.0)
+        for number, controller in enumerate(controllers):
+            controller.decide(both, request_id=str(number), now=0.0)
+        assert store.accounts()[TOTAL][0].num_requests == 2
+    with pytest.raises(IbpoError, match="are accounts of"):  # whose they are is written down again
+        RedisStore(url, ["short"])
 
 
 def test_a_redis_that_is_silent_is_an_error(monkeypatch):

@@ -74,6 +74,7 @@ class LeasedController(AsyncController):
         self._exchanging: asyncio.Task[None] | None = None
         self._exchanged = -math.inf
         self._is_reachable = True
+        self._said: set[str] = set()  # why it is not
         self._loop: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -120,9 +121,12 @@ class LeasedController(AsyncController):
             grant = await self._run(lambda: exchange(self._store, report, now=self.clock.time()))
             self._lease.take(grant)
             self._is_reachable = True
+            self._said.clear()
         except IbpoError as error:
-            if self._is_reachable:
-                self._on_failure(f"leases: {error}; continuing with what is left")
+            why = str(error)
+            if why not in self._said:  # an outage is said once, and what else it turns out to be
+                self._said.add(why)
+                self._on_failure(f"leases: {why}; continuing with what is left")
             self._is_reachable = False
         finally:
             self._exchanging, self._exchanged = None, time.monotonic()
