@@ -141,7 +141,16 @@ KNOWN = (
 )  # fmt: skip
 RESPONSES = "responses.jsonl"
 """What `ibpo eval` and `ibpo collect` write."""
-SILENT = ("results_", "per_instance_stats", "run_spec", "instances.json", "stats.json", "dataset_info", "state.json")
+SILENT = (
+    "results_",
+    "per_instance_stats",
+    "run_spec",
+    "scenario.json",
+    "instances.json",
+    "stats.json",
+    "dataset_info",
+    "state.json",
+)
 """What the names of files begin with that tools write next to their answers."""
 
 
@@ -181,6 +190,7 @@ def read_log_rows(source: Source, *, join: Sequence[Path] = ()) -> Iterator[RawR
         join = [*tables, *join]
         if passed := [file.name for file in others if file not in tables]:
             source.note(f"skipped, because it is not {tool.name}: {', '.join(passed[:5])}{', ...' * (len(passed) > 5)}")
+        source.num_folders = len({file.parent for file, of_file, _ in opened if of_file})
         ours = (_converted(tool, rows, source, file) for file, of_file, rows in opened if of_file)
         rows = chain.from_iterable(ours)
     for table in join:

@@ -78,6 +78,8 @@ class Source:
     """OpenAI batch: the identifiers of all requests that were answered. Inspect: the uuids of its samples."""
     are_problems: bool = False
     """OpenAI batch: whether the last number of an identifier names a problem, and does not count responses."""
+    num_folders: int = 1
+    """In how many folders a tool's files are."""
     evaluations: dict[Path, dict[str, dict[str, Any]]] = field(default_factory=dict[Path, dict[str, dict[str, Any]]])
     """OpenTelemetry: folder -> response or span -> name of the evaluation -> score."""
     left_out: Counter[str] = field(default_factory=Counter[str])

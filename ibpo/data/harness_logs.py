@@ -34,7 +34,17 @@ from ibpo.data.fields import (
     read_usage,
     read_user_turns,
 )
-from ibpo.data.files import NUM_PEEKED, LogError, RawRow, Row, Source, parse_json, pyarrow_for, read_document
+from ibpo.data.files import (
+    NUM_PEEKED,
+    LogError,
+    RawRow,
+    Row,
+    Source,
+    parse_json,
+    partition_of,
+    pyarrow_for,
+    read_document,
+)
 
 LM_EVAL_FILE = re.compile(r"samples_(?P<task>.+?)_(?P<date>\d{4}-\d\d-\d\dT[\d.\-:]+)\.jsonl(\.gz)?$")
 LIGHTEVAL_FILE = re.compile(r"details_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.\-:]+\.parquet$")
@@ -521,11 +531,17 @@ def convert_helm(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
             continue
         names = [source.metric] if source.metric else [name for name in HELM_METRICS if stats.get(name) is not None]
         _note_metric(source, names, "stats.{}")
-        first = lookup(state, "result.completions.0")
+        completions = lookup(state, "result.completions") or [{}]
+        first, *more = completions
+        if more:
+            source.left_out["further completions of a request, which HELM does not score one by one"] += len(more)
         references = lookup(state, "instance.references") or []
         gold = next((lookup(one, "output.text") for one in references if "correct" in (one.get("tags") or ())), None)
-        tokens = first_of(stats, "num_completion_tokens", "num_output_tokens")
-        if "num_output_tokens" in stats:
+        tokens = first_of(stats, "num_completion_tokens", "num_output_tokens") or len(first.get("tokens") or ())
+        if not tokens and first.get("text"):
+            tokens = None  # nobody counted them, and 0 is no cost
+            row["stats"] = {name: value for name, value in stats.items() if not name.endswith("_tokens")}
+        elif "num_output_tokens" in stats:
             source.note("HELM counts the tokens of the visible text only: thoughts are not in its costs")
         effort = first_of(row["helm"], "model_deployment_args.reasoning_effort", "reasoning_effort")
         yield (
@@ -537,7 +553,7 @@ def convert_helm(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Ro
                 problem_id=str(lookup(state, "instance.id")),
                 reward=read_metric(place, stats, source, names[0], "stats.{}") if names else None,
                 gold=gold,
-                tokens=tokens if tokens is not None else len(lookup(first, "tokens") or ()) or None,
+                tokens=tokens,
                 finish_reason=lookup(first, "finish_reason.reason"),
                 prompt=str(lookup(state, "instance.input.text") or ""),
                 completion=str(lookup(first, "text") or ""),
@@ -624,19 +640,29 @@ def _promptfoo_configuration(name: str, prompt: Any, of_provider: Mapping[Any, s
 # --- Rollouts of trainers: verl's dumps and TRL's `log_completions` ---
 
 
+def _run_of(file: Path, source: Source) -> Json:
+    """Of files in several folders, the folder: they are of different runs, or of training and validation."""
+    if source.num_folders < 2 or partition_of(file, source.path):
+        return {}
+    source.note(f"files of {source.num_folders} folders: each is a run, unless a column names the response groups")
+    return {"configuration": str(file.parent.relative_to(source.path))}
+
+
 def is_verl(row: Json) -> bool:
     """A line of verl's `rollout_data_dir` or `validation_data_dir`."""
     return {"input", "output", "score", "step"} <= set(row)
 
 
-def convert_verl(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
+def convert_verl(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Row]:
     """Reward = `score`; rewards of -1 and 1 are written as 0 and 1. A dump has neither tokens nor response groups."""
+    run = _run_of(file, source)
     for place, row in rows:
         score = row["score"]
         if score == -1:
             source.note("a score of -1 counts as wrong: 0")
             score = 0
-        yield place, row | known(prompt=row["input"], completion=row["output"], gold=row.get("gts"), reward=score)
+        made = known(prompt=row["input"], completion=row["output"], gold=row.get("gts"), reward=score)
+        yield place, row | run | made
 
 
 def is_trl(row: Json) -> bool:
@@ -644,9 +670,9 @@ def is_trl(row: Json) -> bool:
     return {"step", "prompt", "completion", "advantage"} <= set(row)
 
 
-def convert_trl(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
+def convert_trl(rows: Iterator[Row], source: Source, file: Path) -> Iterator[Row]:
     """Reward = the reward function's column: the one named by --metric, else the first, in all rows."""
-    usual = ""
+    usual, run = "", _run_of(file, source)
     for place, row in rows:
         others = [name for name, value in row.items() if name not in ("step", "prompt", "completion", "advantage")
                   and isinstance(value, int | float)]  # fmt: skip
@@ -665,6 +691,7 @@ def convert_trl(rows: Iterator[Row], source: Source, _: Path) -> Iterator[Row]:
             place,
             {
                 **row,
+                **run,
                 **effort,
                 **known(prompt=read_prompt(row["prompt"]), user_turns=read_user_turns(row["prompt"])),
                 "completion": str(text),

@@ -272,6 +272,20 @@ def test_helm_runs():
     assert "HELM counts the tokens of the visible text only: thoughts are not in its costs" in log.notes
 
 
+@pytest.mark.parametrize("effort", [False, True])
+def test_dumps_of_trainers_in_several_folders_are_of_several_runs(effort, tmp_path):
+    """Two runs, or training and validation, were one."""
+    for run in ("one", "two"):
+        for step in (1, 2):
+            row = {"input": "2 + 2?", "output": "4" * len(run), "score": 1.0, "step": step, "gts": "4"}
+            (tmp_path / run).mkdir(exist_ok=True)
+            write_rows(tmp_path / run / f"{step}.jsonl", [row | {"effort": f"level {step}"} if effort else row])
+    log = read_log(tmp_path)
+    assert set(log.response_group) == ({"level 1", "level 2"} if effort else {"one", "two"})
+    assert "files of 2 folders: each is a run, unless a column names the response groups" in log.notes
+    assert "2 folders" not in " ".join(read_log(tmp_path / "one", LogColumns(response_group="step")).notes)
+
+
 def test_rewards_above_one_are_refused_with_the_fix_and_can_be_divided(tmp_path):
     path = tmp_path / "a.jsonl"
     rows = [{"id": p, "effort": e, "score": s, "tokens": 5} for p in "ab" for e, s in (("low", 40), ("high", 90))]
@@ -961,6 +975,30 @@ def test_helms_originals_keep_their_statistics_beside_perturbed_instances(tmp_pa
     log = read_log(tmp_path)
     assert cells(log) == {(f"id{p}", "m"): (1, 90) for p in range(3)} and len(log.problem) == 3
     assert "3 left out: requests of perturbed instances, which are not new problems" in log.notes
+
+
+def test_helms_tokens_that_nobody_counted_are_no_cost_of_nothing(tmp_path):
+    """HELM 0.5.16 with a server of its own: no tokens, statistics of 0, and every answer was free."""
+    for effort, text in (("low", "42"), ("high", "it is 42")):
+        folder = tmp_path / f"mine:model=m-{effort}"
+        folder.mkdir()
+        states = [{"instance": {"id": f"q{p}", "input": {"text": f"{p}?"}}, "train_trial_index": 0,
+                   "result": {"success": True, "completions": [{"text": text, "tokens": []}, {"text": "7"}]}}
+                  for p in range(2)]  # fmt: skip
+        names = {"num_completion_tokens": 0.0, "num_output_tokens": 0.0, "exact_match": 1.0}
+        stats = [{"instance_id": f"q{p}", "train_trial_index": 0,
+                  "stats": [{"name": {"name": name}, "mean": mean} for name, mean in names.items()]}
+                 for p in range(2)]  # fmt: skip
+        document = {"adapter_spec": {"model": f"m-{effort}"}, "request_states": states}
+        (folder / "scenario_state.json").write_text(json.dumps(document))
+        (folder / "per_instance_stats.json").write_text(json.dumps(stats))
+        (folder / "scenario.json").write_text(json.dumps({"name": "mine", "tags": []}))
+    log = read_log(tmp_path)
+    assert sorted(zip(log.response_group, log.cost, strict=True)) == [("m-high", 8), ("m-high", 8), ("m-low", 2),
+                                                                       ("m-low", 2)]  # fmt: skip
+    assert "the log holds no tokens: cost = characters of the completion" in log.notes
+    assert "4 left out: further completions of a request, which HELM does not score one by one" in log.notes
+    assert not any("scenario.json" in note for note in log.notes)
 
 
 PLAIN = [
