@@ -141,6 +141,61 @@ def test_two_answers_are_compared_and_both_are_charged(world, tmp_path):
     assert row["tokens"] == 10 and state["budgets"][0]["spent"] == 20
 
 
+def test_each_first_answer_is_charged_what_it_is_billed_itself(world, tmp_path):
+    """The second was charged the first one's prompt and thoughts, and 10^7 tokens where a cap of 100 was sent."""
+    upstream, calls = world.upstream(), []
+    usages = [(1000, 0, 10, 4), (1000, 900, 60, 50), (2000, 0, 20, 0), (2000, 1500, 10**7, 0), (2000, 1000, 300, 200)]
+    price = {"input": 2.0, "cached_input": 0.5, "output": 8.0, "reasoning": 16.0}
+
+    async def complete(request):
+        body = await request.json()
+        prompt, cached, tokens, thoughts = usages[len(calls)]
+        calls.append(body)
+        usage = {"prompt_tokens": prompt, "completion_tokens": tokens}
+        usage |= {"prompt_tokens_details": {"cached_tokens": cached}}
+        usage |= {"completion_tokens_details": {"reasoning_tokens": thoughts}}
+        thinking = body["chat_template_kwargs"]["enable_thinking"]
+        text = PLAIN if thinking or "easy" in str(body["messages"]) else f"{WORDY}{len(calls)}"
+        message = {"role": "assistant", "content": text}
+        return web.json_response({"choices": [{"index": 0, "message": message}], "usage": usage})
+
+    upstream.complete = complete
+    plan = {"budget": {**PLAN["budget"], "money": {"mean": 1.0}}}
+    gateway, url, log = world.gateway(
+        start(world, upstream), plan=plan, router=fitted(tmp_path, 2), model={"price": price}
+    )
+    for text in ("easy", "hard"):
+        bulk(world, url, [{}], body={"messages": [{"role": "user", "content": text}]})
+    assert [row["response_group"] for row in log() if row["event"] == "request"] == ["standard", "extended"]
+    money = [
+        (prompt - cached) * 2.0 + cached * 0.5 + thoughts * 16.0 + (min(tokens, 400) - thoughts) * 8.0
+        for prompt, cached, tokens, thoughts in (row if row[2] < 1000 else (*row[:2], 100, 0) for row in usages)
+    ]
+    spent = {row["name"]: row["spent"] for row in world.snapshot(gateway)["budgets"]}
+    assert spent["tokens"] == 10 + 60 + 20 + 100 + 300
+    assert spent["money"] == pytest.approx(sum(money) / 1e6, rel=1e-12)
+    assert [row["tokens"] for row in log() if row["event"] == "usage_refused"] == [10**7]
+
+
+def test_what_a_first_answer_cost_is_in_the_line_of_a_request_that_failed(world, tmp_path):
+    upstream = scripted(world.upstream())
+    reply, price = upstream.reply, {"input": 2.0, "output": 8.0}
+
+    async def fail(request, body):
+        if body["chat_template_kwargs"]["enable_thinking"]:
+            return web.json_response({"error": {"message": "no"}}, status=500)
+        return await reply(request, body)
+
+    upstream.reply = fail
+    plan = {"budget": {"money": {"mean": 1.0}}}
+    gateway, url, log = world.gateway(upstream.url, plan=plan, router=fitted(tmp_path), model={"price": price})
+    body = {"messages": [{"role": "user", "content": "hard"}]}
+    assert bulk(world, url, [{}], body=body)[0][0] == 500
+    (row,) = [row for row in log() if row["event"] == "request"]
+    spent = world.snapshot(gateway)["budgets"][0]
+    assert row["money"] == spent["spent"] == pytest.approx((5 * 2.0 + 20 * 8.0) / 1e6) and spent["num_requests"] == 0
+
+
 def test_who_says_what_it_wants_or_asks_for_several_is_decided_at_once(world, tmp_path):
     upstream = scripted(world.upstream())
     _, url, _ = world.gateway(upstream.url, plan=PLAN, router=fitted(tmp_path))

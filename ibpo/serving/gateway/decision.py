@@ -31,8 +31,9 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ibpo.errors import IbpoError
 from ibpo.prices import TokenUse
@@ -171,7 +172,7 @@ class Decider:
             )
         spent: dict[str, float] = {}
         if first is not None and first.answer:
-            spent = self._first_cost(first, first.tokens, model, bill)
+            spent = self._first_cost(first, 0, request, model, bill)
             candidates = [after_first(candidate, first, spent) for candidate in candidates]
         elif first is not None:
             candidates = [_times(candidate, len(first.tokens)) for candidate in candidates]
@@ -179,10 +180,13 @@ class Decider:
         # From here on nothing but `end` ends the reservation.
         group = groups[reservation.response_group] if reservation else next(iter(groups.values()))
         if first is not None and group.name == first.group.name:  # its answer is the first one
-            spent = self._first_cost(first, first.tokens[1:], model, bill)
+            spent = self._first_cost(first, 1, request, model, bill)
+        if first is not None:
+            self._check_first(first, record, first.costs[first.group.name == group.name :], request)
         if first is not None and spent.get("tokens"):
             record.fields["first_tokens"] = spent["tokens"]
-            self.metrics.count_first(record.tenant, first.group.name, spent["tokens"], first.cost.tokens is not None)
+            is_reported = first.costs[0].tokens is not None
+            self.metrics.count_first(record.tenant, first.group.name, spent["tokens"], is_reported)
         record.response_group, record.source, record.gains = group.name, gains.source, gains.by_group
         cap = max_tokens_of(request, group)
         if counts:
@@ -272,16 +276,18 @@ class Decider:
                 if decision.bill is not None and self.biller is not None:
                     nothing = TokenUse()
                     probed["money"] = self._charge(decision, 0.0, nothing)
-                probed = {name: cost + decision.spent.get(name, 0.0) for name, cost in probed.items()}
-                self.controller.cancel(reservation, probed)
+                actual = {name: cost + decision.spent.get(name, 0.0) for name, cost in probed.items()}
+                if actual.get("money"):
+                    self._log_money(record, actual["money"])
+                self.controller.cancel(reservation, actual)
             elif record.tokens is None:
                 self.controller.settle(reservation, None)
             else:
                 actual, prompt = {"tokens": record.tokens + probe_tokens}, None
                 if decision.bill is not None and self.biller is not None:
                     prompt = read_prompt(usage.usages)
-                    if self.biller.is_priced and (tokens := refused_prompt(usage.usages)) is not None:
-                        self._refuse_usage(record, tokens, MOST_PROMPT_TOKENS)
+                    if self.biller.is_priced:
+                        self._check_prompt(record, usage.usages)
                     actual["money"] = self._charge(decision, record.tokens, prompt)
                     if record.outcome == "answered":
                         self.biller.learn(
@@ -296,7 +302,7 @@ class Decider:
                         )
                 actual = {name: cost + decision.spent.get(name, 0.0) for name, cost in actual.items()}
                 if self.biller is not None and self.biller.is_priced and "money" in actual:
-                    record.fields["money"] = float(f"{actual['money']:.6g}")
+                    self._log_money(record, actual["money"])
                 self.controller.settle(reservation, actual)
                 if decision.comparison is not None and record.outcome == "answered" and record.counted == "usage":
                     self._compare(decision, decision.comparison, actual, prompt)
@@ -312,6 +318,10 @@ class Decider:
         self.log.write_request(record)
         if record.outcome == "answered" and (usage.reasoning or len(decision.model.response_group) > 1):
             self._check_group(record, decision.model, usage.reasoning, decision.request.num_answers)
+
+    @staticmethod
+    def _log_money(record: RequestRecord, money: float) -> None:
+        record.fields["money"] = float(f"{money:.6g}")
 
     def _refuse_usage(self, record: RequestRecord, tokens: float, most: int | None) -> None:
         """Tell the operator of a usage that is not believed."""
@@ -373,18 +383,46 @@ class Decider:
             so_far = {}
         self.controller.progress(decision.reservation, so_far, more)
 
+    def _largest_first(self, first: FirstAnswer, request: OpenAIRequest) -> int:
+        """The most tokens of a first answer that are believed."""
+        return max_tokens_of(request, first.group) or self.settings.limits.max_answer_tokens
+
+    def _check_first(
+        self, first: FirstAnswer, record: RequestRecord, costs: Sequence[AnswerCost], request: OpenAIRequest
+    ) -> None:
+        """Tell the operator of first answers whose usage is not believed."""
+        largest = self._largest_first(first, request)
+        for cost in costs:
+            if cost.tokens is not None and cost.tokens > largest:
+                self._refuse_usage(record, cost.tokens, largest)
+            if self.biller is not None and self.biller.is_priced:
+                self._check_prompt(record, cost.usages)
+
+    def _check_prompt(self, record: RequestRecord, usages: Iterable[Mapping[str, Any]]) -> None:
+        """Tell the operator of a prompt that is not believed."""
+        tokens = refused_prompt(usages)
+        if tokens is not None:
+            self._refuse_usage(record, tokens, MOST_PROMPT_TOKENS)
+
     def _first_cost(
-        self, first: FirstAnswer, lengths: Sequence[float], model: ModelSettings, bill: Bill | None
+        self, first: FirstAnswer, begin: int, request: OpenAIRequest, model: ModelSettings, bill: Bill | None
     ) -> dict[str, float]:
-        """What first answers of these lengths have cost, by budget."""
-        spent = {"tokens": sum(lengths)}
+        """What the first answers from this one on have cost, by budget, each as far as it is believed."""
+        largest = self._largest_first(first, request)
+        rows = [(min(tokens, largest), cost) for tokens, cost in zip(first.tokens, first.costs, strict=True)][begin:]
+        spent = {"tokens": float(sum(tokens for tokens, _ in rows))}
         if bill is not None and self.biller is not None:
-            prompt, thought = read_prompt(list(first.cost.usages)), first.cost.reasoning
             spent["money"] = sum(
                 self.biller.charge(
-                    bill, model, first.group, tokens=length, reasoning=min(length, thought), probed=0, prompt=prompt
+                    bill,
+                    model,
+                    first.group,
+                    tokens=tokens,
+                    reasoning=min(tokens, cost.reasoning),
+                    probed=0,
+                    prompt=read_prompt(cost.usages),
                 )
-                for length in lengths
+                for tokens, cost in rows
             )
         return spent
 

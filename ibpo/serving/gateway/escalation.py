@@ -43,10 +43,10 @@ class FirstAnswer:
     """The first answer, as JSON, as the caller may see it; empty: it was lost."""
     headers: CIMultiDict[str] = field(default_factory=CIMultiDict)
     """The upstream's."""
-    cost: AnswerCost = field(default_factory=AnswerCost)
-    """Cost of the first answer."""
+    costs: tuple[AnswerCost, ...] = ()
+    """Cost of each first answer, as it says."""
     tokens: tuple[float, ...] = ()
-    """Completion tokens of each first answer; 0 where they were lost."""
+    """Completion tokens of each; 0 where they were lost."""
 
     def alone(self) -> FirstAnswer:
         """It without any answer that comes after it."""
@@ -135,7 +135,7 @@ async def make_first(
         return None  # an error, whatever its status
     if not all(map(_has_choice, read)):
         raise LostFirst(UpstreamFault("cut", 502))
-    spent = [float(cost.text_tokens if cost.tokens is None else cost.tokens) for cost in costs]
+    spent = [float(cost.tokens or cost.text_tokens) for cost in costs]  # some servers report 0 beside a text
     try:
         shown = read_answer(rows, request, spent[0])
         scores = await asyncio.to_thread(router.gain_after, request.body, shown)
@@ -147,7 +147,7 @@ async def make_first(
         gains=_gains(scores, group),
         answer=_without_logprobs(rows[0]) if asks and not _wants_logprobs(request) else rows[0],
         headers=CIMultiDict(answers[0].headers),
-        cost=costs[0],
+        costs=tuple(costs),
         tokens=tuple(spent),
     )
 
@@ -163,7 +163,13 @@ class LostFirst(Exception):
 def lost(model: ModelSettings, num_answers: int, began: float) -> FirstAnswer:
     """What is decided about where so many first answers were asked for and did not come: it is those or none."""
     group = model.response_group[0]
-    return FirstAnswer(group=group, began=began, gains=_gains(None, group), tokens=(0.0,) * num_answers)
+    return FirstAnswer(
+        group=group,
+        began=began,
+        gains=_gains(None, group),
+        costs=(AnswerCost(),) * num_answers,
+        tokens=(0.0,) * num_answers,
+    )
 
 
 def _gains(scores: PredictedGains | None, group: GroupSettings) -> Gains:

@@ -194,7 +194,7 @@ class Governor(Decider):
         record, request = decision.record, decision.request
         record.outcome, record.status = "answered", 200
         self.metrics.count_first_byte(record)
-        self.read_cost(decision, first.cost)
+        self.read_cost(decision, first.costs[0])
         shown = pass_headers(first.headers)
         for name in ("Content-Length", "Content-Encoding", "Content-Type"):
             shown.popall(name, None)
