@@ -641,7 +641,7 @@ def _promptfoo_configuration(name: str, prompt: Any, of_provider: Mapping[Any, s
 
 
 def _run_of(file: Path, source: Source) -> Json:
-    """Of files in several folders, the folder: they are of different runs, or of training and validation."""
+    """The folder of a file, where there are several: they are of different runs, or of training and validation."""
     if source.num_folders < 2 or partition_of(file, source.path):
         return {}
     source.note(f"files of {source.num_folders} folders: each is a run, unless a column names the response groups")

@@ -727,9 +727,10 @@ def convert_helicone(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
             source.left_out["failed requests"] += 1
             continue
         about = {str(name).lower(): value for name, value in read_object(row.get("request_properties")).items()}
-        asked = read_request(read_object(row.get("request_body")))
+        asked, answer = read_request(read_object(row.get("request_body"))), read_object(row.get("response_body"))
         one = (
             row
+            | read_completion(answer)
             | asked
             | known(
                 request_id=row.get("request_id") or row.get("response_id"),
@@ -741,7 +742,7 @@ def convert_helicone(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
                 reward=first_of(about, "reward", "score", "correct"),
             )
         )
-        for found in each_answer(one, choices_of(read_object(row.get("response_body"))), source):
+        for found in each_answer(one, choices_of(answer), source):
             yield place, found
 
 
@@ -857,6 +858,7 @@ def _responses_of(rows: Iterator[Row], source: Source, file: Path) -> Iterator[t
                     finish_reason=ends[0] if isinstance(ends, list) and ends else ends,
                     prompt=_said(asked, last=True) or None,
                     user_turns=read_user_turns(asked),
+                    messages=_chat(about, asked),
                     completion=_said(said, last=False) or None,
                     reward=mine.get(wanted),
                 )
@@ -994,6 +996,15 @@ def _numbered(about: Json, *heads: str) -> list[Json]:
             one = found.setdefault(int(part[1]), {})
             one["content"] = one.get("content", "") + read_text(value)
     return [found[number] for number in sorted(found)]
+
+
+def _chat(about: Json, asked: Any) -> list[Json] | None:
+    """All messages of a request with their contents, where that is more than one text of a user."""
+    listed, told = _messages(asked), _said(about.get("gen_ai.system_instructions"), last=False)
+    users = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    whole = [{"role": "system", "content": told}] * bool(told)
+    whole += [{"role": one.get("role") or "user", "content": first_of(one, "content", "parts")} for one in users]
+    return whole if users and len(whole) > 1 else None
 
 
 def _said(messages: Any, *, last: bool) -> str:

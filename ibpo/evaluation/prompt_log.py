@@ -50,6 +50,8 @@ MESSAGES = ("messages", "request.messages", "request.body.messages", "body.messa
 PROMPTS = ("prompt", "question", "problem", "input", "query")
 GOLD = ("gold", "target", "reference", "gold_answer", "correct_answer", "ground_truth", "expected", "expected_answer")
 COMPLETIONS = ("completion", "response_text", "response", "output", "output_text", "text")
+EMPTY = (None, "", "{}", "[]", {}, [])
+"""What a table holds where there is nothing: LiteLLM's `messages` are `{}` where a request is stored elsewhere."""
 ROLES = ("system", "developer", "user", "assistant")
 OPTIONAL = ("problem", "response_group", "reward", "cost")
 NUM_QUARTILES = 4
@@ -116,7 +118,9 @@ def read_prompt_log(
             bad.append(str(row))
     some = [row for _, row in rows[:1000]]
     if not some:
-        raise IbpoError(f"{path}: no rows; a log needs one row per prompt or response")
+        left_out = "".join(f" ({count} left out: {why})" for why, count in source.left_out.items())
+        first = f"; {len(bad)} bad rows are left out, the first: {bad[0]}" if bad else ""
+        raise IbpoError(f"{path}: no rows{left_out}; a log needs one row per prompt or response{first}")
     own = LogColumns(
         problem=columns.get("problem"),
         response_group=columns.get("response_group"),
@@ -194,9 +198,9 @@ def _no_column(path: Path, what: str, names: Sequence[str]) -> LogError:
 def _first(names: Sequence[str], rows: Sequence[Mapping[str, Any]], tried: Iterable[str]) -> str | None:
     for one in tried:
         alike = find_alike(names, one)
-        if alike is not None and any(row.get(alike) not in (None, "") for row in rows):
+        if alike is not None and any(row.get(alike) not in EMPTY for row in rows):
             return alike
-        if "." in one and any(lookup(row, one) not in (None, "") for row in rows):
+        if "." in one and any(lookup(row, one) not in EMPTY for row in rows):
             return one
     return None
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from ibpo.errors import IbpoError
 from ibpo.evaluation import (
     ERROR,
     MOST,
@@ -129,6 +130,36 @@ def test_every_beginning_of_the_order_is_in_proportion():
         share = np.mean([p.info["show"][0] == "a" for p in order[:size]])
         assert abs(share - 0.5) <= 8 / 2 / size  # half a prompt in each of eight strata
     assert [p.problem_id for p in stratified_order(log, seed=4)] != [p.problem_id for p in order]
+
+
+def test_prompts_of_gateways_are_asked_again_whole(tmp_path):
+    """LiteLLM's empty `messages` hid its requests; Helicone's answers and the system's words of spans were lost."""
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
+    said = {"object": "chat.completion", "choices": [{"message": {"content": "4"}, "finish_reason": "length"}]}
+    request = {"model": "m", "messages": chat, "reasoning_effort": "low"}
+    parts = [{"role": one["role"], "parts": [{"type": "text", "content": one["content"]}]} for one in chat]
+    rows = {
+        "litellm": {"request_id": "r", "spend": 0.4, "startTime": "t", "completion_tokens": 5, "messages": "{}",
+                    "model": "m", "proxy_server_request": request, "response": said},
+        "helicone": {"request_id": "r", "completion_tokens": 5, "response_status": 200, "model": "m",
+                     "request_properties": {}, "request_body": json.dumps(request), "response_body": json.dumps(said)},
+        "otel": {"context": {"trace_id": "t", "span_id": "s"}, "parent_id": None, "attributes": {
+            "gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.usage.output_tokens": 5,
+            "gen_ai.response.finish_reasons": ["length"], "my.effort": "low", "gen_ai.input.messages": parts[1:],
+            "gen_ai.system_instructions": json.dumps(parts[0]["parts"]),
+            "gen_ai.output.messages": [{"role": "assistant", "parts": [{"type": "text", "content": "4"}]}]}},
+    }  # fmt: skip
+    for tool, row in rows.items():
+        path = tmp_path / f"{tool}.jsonl"
+        path.write_text(json.dumps(row) + "\n")
+        log = read_prompt_log(path, {})
+        assert [problem.prompt for problem in log.problems] == [chat], tool
+        [[logged]] = log.logged.values()
+        assert (logged.completion, logged.tokens, logged.finish_reason) == ("4", 5, "length"), tool
+        assert (logged.response_group, logged.model) == ("low", "m"), tool
+    path.write_text(json.dumps({**rows["helicone"], "response_status": 500}) + "\n")
+    with pytest.raises(IbpoError, match=r"no rows \(1 left out: failed requests\); a log needs"):
+        read_prompt_log(path, {})
 
 
 def test_prompts_as_they_were_sent(tmp_path):
