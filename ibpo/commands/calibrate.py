@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -224,19 +225,29 @@ def _field(place: str, row: dict[str, Any], name: str, option: str) -> Any:
     outer, dot, inner = name.partition(".")
     if dot and name not in row and isinstance(row.get(outer), dict):
         return _field(f"{place}, column {outer!r}", row[outer], inner, option)
-    if row.get(name) is None:
+    from ibpo.data import find_alike
+
+    alike = find_alike(row, name) or name
+    if row.get(alike) is None:
         raise IbpoError(
             f"{place}: no value in column {name!r}; --columns {option}=... names one of {', '.join(map(repr, row))}"
         )
-    return row[name]
+    return row[alike]
 
 
 def _number(value: Any) -> Any:
-    """A cell of a CSV file that says a number, as that number; all else as it is."""
+    """A cell that says a number, as that number; `0,5` and `50%` are a half. Anything else as it is.
+
+    Example:
+        >>> _number("0,5"), _number("50%"), _number(Decimal("0.5")), _number("high"), _number(True)
+        (0.5, 0.5, 0.5, 'high', True)
+    """
     from ibpo.data import read_number
 
     try:
-        return read_number(value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return read_number(value) / (100 if value.rstrip().endswith("%") else 1)
+        return float(value) if isinstance(value, Decimal) else value
     except ValueError:
         return value
 

@@ -1,6 +1,7 @@
 import json
 import shutil
 import tomllib
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -169,6 +170,20 @@ def test_calibrate_reads_the_tables_that_allocate_reads(tmp_path, name):
     result = run(path, "--columns", "score=p", "--out", tmp_path / "c.json", "--budget", "extended=30%")
     assert result.exit_code == 0, result.output
     assert load_calibration(tmp_path / "c.json").threshold(0.3).value == pytest.approx(0.65)
+
+
+def test_calibrate_reads_numbers_as_allocate_does(tmp_path):
+    """A table's decimals were no probability, percent were of one, and a column had to be spelt to the letter."""
+    scores = [0.1, 0.25, 0.5, 0.75]
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"p_extended": list(map(Decimal, map(str, scores)))}), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("\n".join(["prompt;P extended", *(f"x;{100 * score:g}%" for score in scores)]))
+    for name in ("a.parquet", "a.csv"):
+        done = run(tmp_path / name, "--budget", "extended=50%", "--out", tmp_path / "out.json")
+        assert done.exit_code == 0, done.output
+        assert (
+            load_calibration(tmp_path / "out.json").threshold(0.5).value == find_threshold(np.array(scores), 0.5).value
+        )
 
 
 def test_a_cell_that_is_no_number_is_named(tmp_path):
