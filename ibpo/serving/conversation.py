@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -165,13 +166,15 @@ class Conversations:
             IbpoError: A state of something else.
         """
         try:
-            for name, row in state["caches"].items():
-                known = {group: _Cache(*cache) for group, cache in row.items() if group in self.prices}
-                if known:
-                    self._caches[name] = known
-            self._kept, self._shared = dict(state["kept"]), dict(state["shared"])
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            caches = {
+                name: {group: _Cache(*map(_finite, cache)) for group, cache in row.items() if group in self.prices}
+                for name, row in state["caches"].items()
+            }
+            kept, shared = ({name: _finite(rate) for name, rate in state[key].items()} for key in ("kept", "shared"))
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise IbpoError(f"state: not one of Conversations.state_dict: {error!r}; start again without it") from None
+        self._caches.update((name, row) for name, row in caches.items() if row)
+        self._kept, self._shared = kept, shared
 
 
 def _check(now: float, **tokens: float) -> None:
@@ -179,6 +182,17 @@ def _check(now: float, **tokens: float) -> None:
     for name, value in (*tokens.items(), ("now", abs(now))):
         if not 0 <= value <= LARGEST:
             raise IbpoError(f"conversations: {name} is {show(value)}; it must be finite, and tokens at least 0")
+
+
+def _finite(value: float) -> float:
+    """A number of a state.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not math.isfinite(found := float(value)):
+        raise ValueError(f"{found} is not a finite number")
+    return found
 
 
 class _Cache(NamedTuple):

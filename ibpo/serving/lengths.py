@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ibpo.errors import IbpoError
@@ -222,13 +222,26 @@ class Lengths:
             IbpoError: A state of something else.
         """
         try:
-            self._means = {name: list(row) for name, row in state["means"].items()}
-            self._bins = {name: list(row) for name, row in state["bins"].items()}
-            self.num_believed = sum(row[0] >= _FEWEST for row in self._means.values())
-            self._errors = {name: list(row) for name, row in state["errors"].items()}
-            self._ratios = {name: list(row) for name, row in state["ratios"].items()}
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            means, bins, errors, ratios = (
+                {name: _read_row(row, size) for name, row in state[key].items()}
+                for key, size in (("means", 3), ("bins", 2), ("errors", 2), ("ratios", 2 * _WIDEST + 1))
+            )
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise IbpoError(f"state: not one of Lengths.state_dict: {error!r}; start again without it") from None
+        self._means, self._bins, self._errors, self._ratios = means, bins, errors, ratios
+        self.num_believed = sum(row[0] >= _FEWEST for row in means.values())
+
+
+def _read_row(row: Sequence[float], size: int) -> list[float]:
+    """So many numbers of a state.
+
+    Raises:
+        ValueError: They are not.
+    """
+    found = list(map(float, row))
+    if len(found) != size or not all(map(math.isfinite, found)):
+        raise ValueError(f"{found} are not {size} finite numbers")
+    return found
 
 
 def _check_length(tokens: float) -> None:

@@ -1,6 +1,7 @@
 """What answers cost in money, by whose cache holds what, and decisions that stay with their conversation."""
 
 import json
+import math
 import random
 from typing import Any
 
@@ -329,7 +330,13 @@ def test_turns_that_name_the_answer_before_are_one_conversation(world, stream):
 
 
 @pytest.mark.parametrize(
-    "damaged", [{"ratios": 5}, {"thinking": {"m/standard": [1]}}, {"responses": [1]}, {"chats": {"caches": 5}}, []]
+    "damaged",
+    [
+        *({"ratios": 5}, {"thinking": {"m/standard": [1]}}, {"responses": [1]}, {"chats": {"caches": 5}}, []),
+        *({"ratios": {"m": [1.0, 0.0]}}, {"thinking": {"*/standard": [math.nan, 1.0]}}),
+        {"chats": {"caches": {"c": {"*/standard": ["x", 1.0]}}, "kept": {}, "shared": {}}},
+        {"chats": {"caches": {}, "kept": {"*/standard": "x"}, "shared": {}}},
+    ],
 )
 def test_a_state_of_something_else_stops_no_gateway(world, tmp_path, damaged):
     """What a process had learned of prompts is learned again, and the log says so; it ended with a traceback."""

@@ -82,8 +82,17 @@ def test_it_goes_on_where_it_was_and_says_no_to_another_state():
     other = Lengths()
     other.load_state(json.loads(json.dumps(one.state_dict())))
     assert [one.expect("g", size, 1.0) for size in (1, 100, 1e4)] == [other.expect("g", s, 1.0) for s in (1, 100, 1e4)]
-    with pytest.raises(IbpoError, match="start again without it"):
-        other.load_state({"means": 3})
+    state = one.state_dict()
+    for damaged in (
+        {"means": 3},
+        {**state, "means": {"g": ["x", 1.0, 1.0]}},
+        {**state, "bins": {"g 1": [1.0]}},
+        {**state, "errors": {"g": [math.nan, 1.0]}},
+        {**state, "ratios": {"g": [1.0]}},
+    ):
+        with pytest.raises(IbpoError, match="start again without it"):
+            other.load_state(damaged)
+        assert other.state_dict() == state
 
 
 def test_what_has_come_says_how_much_will():

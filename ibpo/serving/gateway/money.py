@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -234,12 +234,11 @@ class Biller:
         """
         try:
             ratios, thinking = (
-                {name: (float(row[0]), float(row[1])) for name, row in state.get(key, {}).items()}
-                for key in ("ratios", "thinking")
+                {name: _pair(row) for name, row in state.get(key, {}).items()} for key in ("ratios", "thinking")
             )
             responses = OrderedDict((str(name), str(chat)) for name, chat in state.get("responses", ()))
             chats = state.get("chats")
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
             raise IbpoError(f"state: not one of Biller.state_dict: {error!r}; start again without it") from None
         if self._chats is not None and chats:
             self._chats.load_state(chats)
@@ -316,6 +315,18 @@ def _add(row: tuple[float, float] | None, one: float, other: float) -> tuple[flo
     """Two sums with fading weights, one entry on."""
     first, second = row or (0.0, 0.0)
     return first * (1 - 1 / _MEMORY) + one, second * (1 - 1 / _MEMORY) + other
+
+
+def _pair(row: Sequence[float]) -> tuple[float, float]:
+    """Two sums of a state, the second of them above 0.
+
+    Raises:
+        ValueError: They are not.
+    """
+    one, other = float(row[0]), float(row[1])
+    if not (0 <= one <= sys.float_info.max and 0 < other <= sys.float_info.max):
+        raise ValueError(f"{one} and {other} are not sums")
+    return one, other
 
 
 def _name(model: ModelSettings, group: GroupSettings) -> str:
