@@ -13,6 +13,8 @@ MOST_FILES = 10_000
 """Entries of a folder that are compared with a name."""
 SKIPPING = ("allocate", "collect", "report")
 """Commands that can leave bad rows out."""
+JOINING = ("allocate", "collect")
+"""Commands that take tables besides the log; the others join those that are in the log's folder."""
 ABSENT = ("there is no such", "no such file")
 """What an error line says of a file that is not there."""
 
@@ -61,7 +63,7 @@ def completed(args: Sequence[str], lacks: Sequence[str]) -> str:
 def for_command(called: Sequence[str], text: str, lacks: Sequence[str]) -> tuple[str, list[str]]:
     """What a log lacks, by the options of the command: those that take one part of a log name its column in --part.
 
-    Where the command has no option `--on-error`, nor is it told.
+    Where the command has no option `--on-error`, or takes no tables besides the log, the advice has neither.
 
     Example:
         >>> for_command(["simulate", "--part=claude"], "name it with --by COLUMN", ["--by", "COLUMN"])
@@ -70,6 +72,10 @@ def for_command(called: Sequence[str], text: str, lacks: Sequence[str]) -> tuple
     options = list(lacks)
     if not called or called[0] not in SKIPPING:
         text = re.sub(r" \(--on-error skip[^)]*\)", "", text)
+    if options[-1:] == ["REWARDS.csv"] and called[:1] and called[0] not in JOINING:
+        options.pop()
+        put = "put that table into the log's folder and name the folder"
+        text = text.replace("name it with REWARDS.csv", put).replace(" REWARDS.csv", f", and {put}")
     if "--by" not in options or not any(one.partition("=")[0] == "--part" for one in called):
         return text, options
     place = options.index("--by")

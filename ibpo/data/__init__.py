@@ -1,6 +1,6 @@
 """What do logs of scored responses say? One reader for every format and tool; numpy, and pyarrow where it is needed."""
 
-from ibpo.data.adapters import read_log_rows
+from ibpo.data.adapters import IDENTIFIERS, read_log_rows
 from ibpo.data.fields import (
     NOTHING,
     Commas,
@@ -34,6 +34,7 @@ __all__ = [
     "BARE",
     "COMPLETIONS",
     "GUESSES",
+    "IDENTIFIERS",
     "MONEY",
     "NOTHING",
     "NUM_PEEKED",

@@ -70,6 +70,9 @@ Opened = tuple[Path, Known | None, Iterator[RawRow]]
 """A file, whose log it is (None: no tool's), and its rows."""
 
 
+UNNAMED = "rows that say neither what was asked nor which problem it is; a table with their identifier and problem_id can say it"
+
+
 def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[RawRow]:
     """Name problem and response group of converted rows.
 
@@ -99,7 +102,7 @@ def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[Ra
         if identifier is None:
             prompt = str(row.get("user_turns") or row.get("prompt") or "")
             if not prompt:
-                source.left_out["rows that say neither what was asked nor which problem it is"] += 1
+                source.left_out[UNNAMED] += 1
                 continue
             if prompt not in names:
                 own = str(made.get("request_id") or "")

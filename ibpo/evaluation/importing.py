@@ -16,6 +16,7 @@ import numpy as np
 from ibpo.data import (
     COMPLETIONS,
     GUESSES,
+    IDENTIFIERS,
     MONEY,
     NOTHING,
     NUM_PEEKED,
@@ -612,9 +613,11 @@ def _row(
         made["answer"] = read_answer(str(text))
     made["level"] = made["level"].removeprefix("Level ")
     if made["reward"] is None and made["gold"] is None:
+        known = next((name for name in IDENTIFIERS if name in row), "")
+        table = f", or put a table with {known} and reward into the log's folder and name that folder" if known else ""
         raise IbpoError(
             f"{place}: neither a reward ({' or '.join(COLUMNS['reward'])}) nor a gold answer to judge by "
-            f"({' or '.join(COLUMNS['gold'])}); add one of them"
+            f"({' or '.join(COLUMNS['gold'])}); add one of them{table}"
         )
     return made
 

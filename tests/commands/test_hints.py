@@ -20,6 +20,8 @@ CASES = {
     "object (--on-error skip leaves it out)",
     "allocate no_value.csv": "no value; fill it in or drop the row (--on-error skip), or name",
     "route fit no_value.csv --number tokens --out r.json": "no value; fill it in or drop the row, or name",
+    "allocate unjudged.csv": "try: ibpo allocate unjudged.csv REWARDS.csv",
+    "route fit unjudged.csv --number tokens --out r.json": "put that table into the log's folder and name the folder",
     "alocate responses.csv": "'allocate'",
     "simulate trac.jsonl --budget extended=30%": "did you mean trace.jsonl?",
     "train recipee.toml": "did you mean recipe.toml?",
@@ -36,6 +38,7 @@ def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("work")
     (made / "responses.csv").write_text(LOG)
     (made / "no_value.csv").write_text(LOG + "3,a,,10\n3,b,,20\n")
+    (made / "unjudged.csv").write_text("request_id,problem_id,effort,tokens\nr1,a,low,10\nr2,a,high,20\nr3,b,low,9\n")
     (made / "numbered.csv").write_text(
         "id,effort,reward,tokens,q\n" + "".join(f"{n},{['low', 'high'][n % 2]},1,9,q{n // 2}\n" for n in range(4))
     )

@@ -572,3 +572,15 @@ def test_two_models_of_one_effort_are_parts_of_a_harnesss_task(tmp_path):
         assert "sums: configurations are of several models, each of which has a part" in found.notes
     named = import_responses([("a", paths[0]), ("b", paths[1])], EXACT)  # as alternatives
     assert named.parts["sums"].configurations == ["a", "b"]
+
+
+def test_a_log_without_rewards_says_which_table_would_give_them(tmp_path):
+    """`report` takes no further tables: one in the log's folder is joined."""
+    span = {"context": {"trace_id": "t", "span_id": "s"}, "parent_id": None, "attributes": {
+        "gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.response.id": "r",
+        "gen_ai.usage.output_tokens": 5, "gen_ai.prompt.0.content": "2 + 2?"}}  # fmt: skip
+    path = write(tmp_path / "spans.jsonl", [span])
+    with pytest.raises(IbpoError, match=r"put a table with request_id and reward into the log's folder and name that"):
+        read(path)
+    write(tmp_path / "rewards.jsonl", [{"request_id": "r", "reward": 1}])
+    assert read(tmp_path).parts[""].reward.tolist() == [1]
