@@ -70,7 +70,7 @@ Opened = tuple[Path, Known | None, Iterator[RawRow]]
 """A file, whose log it is (None: no tool's), and its rows."""
 
 
-UNNAMED = "rows that say neither what was asked nor which problem it is; a table with their identifier and problem_id can say it"
+UNNAMED = "rows that say neither what was asked nor which problem it is; a table with problem_id can say it"
 
 
 def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[RawRow]:
