@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ibpo.errors import IbpoError
-from ibpo.serving.controller import TOTAL, Candidate, Controller, MemoryStore, ServingPolicy
+from ibpo.serving.controller import TOTAL, Candidate, Controller, MemoryStore, Reservation, ServingPolicy
 from tests.serving.test_controller import best, two
 
 
@@ -206,3 +206,22 @@ def test_a_promise_that_did_not_pay_gets_nothing_back(ends):
     controller.settle("x", {"tokens": 0.0}) if ends == "settle" else controller.cancel("x")
     assert controller.store.buckets("tenant a")[0].owed == 0.0
     assert controller.store.buckets("total")[0].held == 0.0
+
+
+def test_a_reservation_of_an_earlier_version_takes_back_what_the_policy_says():
+    """Stored before credits were: as it was cancelled then, in the balance and in the promise."""
+    policy = plan_of(100.0, at_least={"tokens": 40.0}, at_most={"tokens": 120.0})
+    controller = Controller(policy)
+    long = [Candidate(response_group="long", gain=1.0, cost={"tokens": 64.0})]
+    controller.decide(long, request_id="x", now=0.0, tenant="a", num_requests=2)
+    state = json.loads(json.dumps(controller.state_dict()))
+    (row,) = state["book"]["reservations"]
+    state["book"]["reservations"] = [row[: Reservation._fields.index("num_requests") + 1]]
+    earlier = Controller.from_state(policy, state)
+    found = earlier.store.get("x")
+    assert found is not None and (found.credit, found.promised, found.num_requests) == ((), (), 2)
+    for one in (controller, earlier):
+        one.cancel("x")
+    for account in ("total", "tenant a"):
+        new, old = (one.store.buckets(account)[0] for one in (controller, earlier))
+        assert new.balance == 0.0 and new.state() == old.state()
