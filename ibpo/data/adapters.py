@@ -93,6 +93,7 @@ def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[Ra
     source.notes.insert(first, said)  # above what was noted while the first rows went by
     names: dict[str, str] = {}
     taken: set[str] = set()
+    seen: set[int] = set()
     for place, row in chain(peeked, rows):
         if isinstance(row, LogError):
             yield place, row
@@ -113,6 +114,12 @@ def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[Ra
         made["problem_id"] = identifier
         if key:
             made["response_group"] = str(row.get(key) or f"no {key} given")
+        if made.get("request_id") and "custom_id" not in row:  # which a batch gives, and the next may give again
+            told = [made.get(x) for x in ("request_id", "problem_id", "response_group", "tokens", "completion")]
+            if (copy := hash(repr(told))) in seen:
+                source.left_out["requests that an earlier row holds too, by identifier, tokens and text"] += 1
+                continue
+            seen.add(copy)
         yield place, made
 
 

@@ -678,6 +678,7 @@ def convert_langfuse(rows: Iterator[Row], source: Source, _: Path) -> Iterator[R
             | read_usage(_whole_input(read_object(row.get("usageDetails"))))
             | known(
                 request_id=row["id"],
+                trace_id=row["traceId"],
                 effort=first_of(row, "modelParameters.reasoning_effort", "modelParameters.reasoning.effort")
                 or first_of(about, "effort", "reasoning_effort")
                 or tag,

@@ -1143,6 +1143,20 @@ def test_the_standard_log_of_litellm(tmp_path):
     assert rows_of(write_rows(tmp_path / "hidden.jsonl", hidden)) == []
 
 
+def test_a_request_that_two_exports_hold_counts_once(tmp_path):
+    """Exports of two days that overlap. A server that draws identifiers out of a thousand gives one to two requests."""
+    row = {"spend": 0.4, "startTime": "t", "model": "m"}
+    rows = [{**row, "request_id": f"r{n}", "completion_tokens": 10 + n,
+             "metadata": {"problem_id": f"q{n // 2}", "effort": "ab"[n % 2], "reward": n % 2}}
+            for n in range(6)]  # fmt: skip
+    other = rows[0] | {"completion_tokens": 99}  # of the same identifier
+    for name, some in (("monday", rows[:4]), ("tuesday", [*rows[2:], other])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(some))
+    log = read_log(tmp_path)
+    assert sorted(log.cost) == [10, 11, 12, 13, 14, 15, 99]
+    assert "2 left out: requests that an earlier row holds too, by identifier, tokens and text" in log.notes
+
+
 @pytest.mark.parametrize("form", ["interface", "bucket"])
 def test_langfuse_by_its_programming_interface_and_its_export_to_a_bucket(form, tmp_path):
     """The one was read as OpenAI's log, the other as a table without costs."""
