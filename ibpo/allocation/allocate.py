@@ -296,7 +296,7 @@ def _allocate_candidates(instance: AllocationProblem, effort: Effort) -> Allocat
     rows = chosen if instance.row is None else instance.row[chosen]
     weight[rows[rows >= 0]] = 1
     spent = [float(bounds.in_full(x, k) / num_problems) for k, x in enumerate(instance.total(chosen))]
-    price = price / [float(unit) for unit in bounds.unit]
+    price = np.array([bounds.per_cost(y, k) for k, y in enumerate(price.tolist())])
     return _certified(weight, instance.utility[chosen], np.array(spent), price=price, rule=rule, bound=bound)
 
 
@@ -339,7 +339,7 @@ def _certified(
         objective=objective,
         upper_bound=objective + gap,
         gap=gap,
-        price=price,
+        price=price + 0.0,  # no -0.0
         spent=spent,
         status="feasible" if gap else "optimal",
         rule=rule,

@@ -176,7 +176,7 @@ def best_of_kinds(utility: FloatArray, marks: NDArray[Any], segments: Segments, 
         utility: `[C]`.
         marks: `[C]`.
         segments: Where each problem's rows begin.
-        kind: `[256]` the kind of a response with each mark.
+        kind: `[256]`, of marks of 16 bits `[65536]`, the kind of a response with each mark.
     """
     found = _block(utility, utility[None], None, segments, np.zeros(1))
     if found is None or kernels.LIBRARY is None or marks.dtype != np.uint8 or not marks.flags.c_contiguous:

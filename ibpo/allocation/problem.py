@@ -43,6 +43,8 @@ MarkArray = NDArray[np.uint8 | np.uint16]
 
 MOST_PLACES = 15
 """After the point, of floats of less than 64 bits that are read as decimals."""
+SMALLEST = 1e-250
+"""Utilities, the largest of which is smaller, are no longer held to the last of their digits."""
 MAX_OVERLAPPING = 16
 """Up to so many share budgets any combination is distinguished; beyond, only budgets without a common response."""
 
@@ -164,6 +166,10 @@ class Bounds:
         """A total in the caller's unit."""
         return Fraction(total) * self.unit[k] + self.shift[k] if self.unit else Fraction(total)
 
+    def per_cost(self, price: float, k: int) -> float:
+        """A price in utility per cost of the caller's unit."""
+        return _float(Fraction(price) / self.unit[k]) if self.unit else price
+
     def leave_room(self, k: int) -> bool:
         """Whether a total can lie between both bounds k: where costs are whole, whether a whole number does."""
         low, high = self.ends(k)
@@ -243,23 +249,27 @@ def validate(
         raise IbpoError(f"cost: needs shape [{len(u)}] or [K, {len(u)}] to match utility, got {np.shape(cost)}")
     # Every cost: is it a share (0 or 1 throughout)? are all its numbers whole, with a sum that a float holds exactly?
     sums: list[float | None] = []
-    shares: set[int] = set()
     given = _as_marks(c)
     marks = np.zeros(len(u), np.uint8 if len(c) <= 8 else np.uint16) if given is None else given
+    exact: list[ObjectArray | None] = []
     for k, row in enumerate(c):
         if given is not None:
             count = int(np.count_nonzero(given))
         else:
             count = None if marks is None else _mark_share(row, marks, k, len(c))
-        if count is not None:
-            shares.add(k)
-        marks = None if count is None else marks
-        sums.append(_checked_sum(row) if count is None else float(count))
-        if sums[-1] is None:
+        total = _checked_sum(row) if count is None else float(count)
+        if total is None:
             finite_array("cost", cost)
-            r = int(np.flatnonzero(row < 0)[0])
-            raise IbpoError(f"cost[{k}, {r}] is {row[r]:g}: costs must be at least 0")
-    exact = tuple(None if k in shares else _given_exactly(cost, c, k) for k in range(len(c)))
+        rest = None if total is None else _given_exactly(cost, c, k)
+        below = row if rest is None else rest
+        if total is None or (rest is not None and rest.min() < 0):
+            r = int(np.flatnonzero(below < 0)[0])
+            raise IbpoError(f"cost[{k}, {r}] is {float(below[r]):g}: costs must be at least 0")
+        if rest is not None:
+            count = None  # as floats they may look like a share
+        marks = None if count is None else marks
+        sums.append(total)
+        exact.append(rest)
     whole = [
         rest is None and total is not None and not math.isnan(total) and total < 2**53
         for rest, total in zip(exact, sums, strict=True)
@@ -279,12 +289,16 @@ def validate(
         raise IbpoError(
             f"utility: the sum of {num_problems} numbers of up to {largest:.3g} overflows; divide all by one number"
         )
+    if 0 < largest < SMALLEST:
+        raise IbpoError(
+            f"utility: numbers of up to {largest:.3g} are too small to tell apart; multiply all by one number"
+        )
     most = [None if b is None else b * num_problems for b in high]  # budgets are means, bounds are totals
     return Arguments(
         utility=u,
         largest=largest,
         cost=c,
-        exact=exact,
+        exact=tuple(exact),
         ids=ids,
         tie=None if response is None else _response_keys(response, len(u), seed),
         may_skip=choose == "at_most_one",
@@ -306,11 +320,11 @@ def _finite(argument: str, values: ArrayLike) -> tuple[FloatArray, float]:
     array = _numbers(argument, values)
     flat = array.reshape(-1)
     # A sum of squares that is finite is one of finite numbers, none larger than its root: no copy, and twice as fast as
-    # the smallest and the largest number, which are asked where squares overflow. Not by BLAS: where all
+    # the smallest and the largest number, which are asked where squares overflow or vanish. Not by BLAS: where all
     # cores are busy, its threads wait for each other, up to a third of a second at 1e7 numbers.
     with np.errstate(over="ignore", invalid="ignore"):
         squares = [float(np.einsum("i,i", flat[rows], flat[rows])) for rows in slices_of(len(flat))]
-    if np.isfinite(squares).all():
+    if np.isfinite(squares).all() and max(squares, default=1.0) > np.finfo(np.float64).tiny:
         return array, math.sqrt(max(squares, default=0.0))
     ends = [end for rows in slices_of(len(flat)) for end in (flat[rows].min(), flat[rows].max())]
     if not np.isfinite(ends).all():
@@ -367,17 +381,18 @@ def _above_all(cost: CostArray, num_problems: int) -> Fraction:
 
 def _given_exactly(values: Any, floats: CostArray, k: int) -> ObjectArray | None:
     """Row k of the costs as fractions, where they were given as numbers that floats do not hold; else None."""
-    kind = getattr(getattr(values, "dtype", None), "kind", "")
-    if kind in ("f", "b") or not isinstance(values, list | tuple | np.ndarray):
+    given = cast(Any, values if isinstance(values, list | tuple) else np.asarray(values))
+    row: Any = given[k] if len(floats) > 1 or np.shape(given[0]) else given
+    kind = getattr(getattr(row, "dtype", None), "kind", "O")
+    if kind in "fb":
         return None
-    given = cast(Any, values)
-    row = given[k] if len(floats) > 1 or np.shape(given[0]) else given
-    if type(row[0]) not in (Decimal, Fraction) and not float(floats[k].max()) >= 2**53:
+    kinds = set(map(type, row)) if kind == "O" else set[type]()
+    if not kinds & {Decimal, Fraction} and not float(floats[k].max()) >= 2**53:
         return None
     exact = np.empty(len(row), object)
     items: list[Any] = id_items(row)
     exact[:] = [Fraction(x if isinstance(x, int | Decimal | Fraction) else str(x)) for x in items]
-    return exact
+    return None if all(x in (0, 1) for x in exact.tolist()) else exact
 
 
 def _numbers(argument: str, values: ArrayLike) -> FloatArray:

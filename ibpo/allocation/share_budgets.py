@@ -105,11 +105,12 @@ class Shares:
             kinds, uses = _kinds(marks, num_shares, arguments.may_skip)
             if len(kinds) > MAX_KINDS:
                 return None
-        number = np.minimum(np.arange(256), 1)
-        if len(kinds) != 2 or kinds[0]:
-            number = np.zeros(256, np.int64)
+        number = np.zeros(int(np.iinfo(marks.dtype).max) + 1, np.int64)
+        if len(kinds) == 2 and not kinds[0]:
+            number[1:] = 1
+        else:
             number[kinds] = np.arange(len(kinds))
-        best = best_of_kinds(utility, marks, segments, number) if kinds[-1] < 256 else None
+        best = best_of_kinds(utility, marks, segments, number)
         if best is None:
             far = arguments.largest >= FAR
             best = _table(utility, marks, segments, kinds, in_slices=slice_P is not None, is_far=far)

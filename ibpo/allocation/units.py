@@ -24,10 +24,13 @@ import numpy as np
 from ibpo.allocation.passes import shift_costs
 from ibpo.allocation.problem import AllocationProblem, Bounds
 from ibpo.allocation.segments import FloatArray, ObjectArray, exact_sum, slices_of, sum_whole
+from ibpo.errors import IbpoError
 
 MOST_PLACES = 15
 MOST_DIGITS = 15
 """Any decimal with this many digits becomes a float that differs from its neighbours'."""
+MOST_BITS = 1000
+"""The size of a sum in units, 300 digits, which floats still come close to."""
 LARGEST = 2**52
 UNITS = 2**6 * 3**2 * 5**3 * 7 * 11 * 13
 """A multiple of 1 to 16, and of 20, 24, 25, 32, 40, 50, 64, 100 and 1,000."""
@@ -142,6 +145,10 @@ def _row(instance: AllocationProblem, k: int, out: FloatArray) -> tuple[ObjectAr
         largest += max(whole[begin:end])
     factor = math.gcd(*whole) or 1
     unit = Fraction(factor, scale)
+    if (largest // factor).bit_length() > MOST_BITS:
+        raise IbpoError(
+            f"cost {k}: takes more than 300 digits to add up exactly; round all its numbers to the same decimal place"
+        )
     if largest // factor < 2**53:
         out[:] = [x // factor for x in whole]
         return None, unit, Fraction(shift, scale), True

@@ -116,6 +116,23 @@ def test_equals_enumeration(form):
     assert seen - {"unconstrained"} <= RULES[form] | {"selection"} and seen & RULES[form]
 
 
+@pytest.mark.parametrize("num_shares", [9, 12, 16, 17])
+@pytest.mark.parametrize("kind", ["overlapping", "disjoint", "nested"])
+def test_many_shares_equal_enumeration(num_shares, kind):
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        problem = np.repeat(np.arange(4), rng.integers(1, 5, 4))
+        utility, level = rng.normal(size=len(problem)).round(2), rng.integers(0, num_shares + 1, len(problem))
+        cost = {
+            "overlapping": rng.random((num_shares, len(problem))) < 0.3,
+            "disjoint": np.arange(num_shares)[:, None] == level,
+            "nested": np.arange(num_shares)[:, None] < level,
+        }[kind].astype(float)
+        budget = [Fraction(int(x), 4) for x in rng.integers(1, 4, num_shares)]
+        best = enumerated(utility, problem, cost, budget, None, "at_most_one")
+        assert allocate(utility, problem, cost, budget, choose="at_most_one").objective == pytest.approx(best, abs=1e-9)
+
+
 def medium(form, seed, num_problems=60):
     rng = np.random.default_rng([7, FORMS.index(form), seed])
     problem = np.repeat(np.arange(num_problems), rng.integers(1, 6, num_problems))

@@ -313,3 +313,29 @@ def test_equals_enumeration_a_hundred_thousand_times(part):
 @pytest.mark.timeout(3600)
 def test_odd_kinds_equal_enumeration_thirty_thousand_times():
     assert failures(range(30_000), odd_instance) == {}
+
+
+@pytest.mark.parametrize("cost", [[0, Fraction(10**20 + 1, 10**20)], [Decimal(0), Decimal("1.00000000000000000001")]])
+def test_what_looks_like_a_share_as_floats_is_exact(cost: Any):
+    for given in (cost, np.array(cost, object), [cost, [0, 1]]):
+        assert allocate([0, 1], [0, 0], given, [1] * np.atleast_2d(given).shape[0]).weight.tolist() == [1, 0]
+    one: Any = [0, Fraction(1)]
+    assert allocate([0, 1], [0, 0], one, 1).rule == "unconstrained"
+    below: Any = [0, Fraction(-1, 10**30)]
+    with pytest.raises(IbpoError, match=r"cost\[0, 1\] is -1e-30: costs must be at least 0"):
+        allocate([0, 1], [0, 0], below, 1)
+
+
+def test_a_number_is_exact_whatever_stands_before_it():
+    cost: Any = [0, 2, 2 + Fraction(1, 10**20)]
+    assert allocate([0, 1, 2], [0, 0, 0], cost, 2).weight.tolist() == [0, 1, 0]
+
+
+def test_numbers_that_no_float_comes_close_to_are_refused_in_words():
+    with pytest.raises(IbpoError, match=r"^cost 0: takes more than 300 digits to add up exactly; round all its"):
+        allocate([0, 1, 2], [0, 0, 0], [0, 1e-320, 1e300], 1)
+    for utility in ([1e-310, 5e-324], [3e-280, 0]):
+        with pytest.raises(IbpoError, match=r"^utility: numbers of up to \S+ are too small .*; multiply all by one"):
+            allocate(utility, [0, 0], [1, 0], 1)
+    assert allocate([0, 0], [0, 0], [1, 0], 0).price.tolist() == [0]
+    assert allocate([0, 1e-200], [0, 0], [0, 1e-200], 0).price.tolist() == [1]
