@@ -370,7 +370,7 @@ API void shift_costs(const Block *b, const double *cost, double *out, double *le
     }
 }
 
-/* Of n costs the smallest, found[0], the largest, found[1], their sum, found[2], which is finite only where all are, and,
+/* The smallest of n costs, found[0]; the largest, found[1]; their sum, found[2], which is finite only where all are; and,
    where they are below 2^52, how far they are from whole numbers together, found[3]. */
 API void check_costs(const double *cost, int64_t n, double *found) {
     double sum[LANES] = {0}, off[LANES] = {0}, least[LANES], most[LANES];
@@ -550,8 +550,8 @@ static double ranked(const double *values, int64_t n, int64_t place, double *wor
     }
 }
 
-/* Of n values the one that `place` others are sorted before, found[0], and the one before it, found[1]: -inf for the first.
-   work: n floats. */
+/* The one of n values that `place` others are sorted before, found[0], and the one before it, found[1]: -inf for the
+   first. work: n floats. */
 API void order_statistic(const double *values, int64_t n, int64_t place, double *work, double *found) {
     const double at = found[0] = ranked(values, n, place, work);
     double most = -INFINITY;

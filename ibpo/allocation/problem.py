@@ -291,7 +291,7 @@ def validate(
         )
     if 0 < largest < SMALLEST:
         raise IbpoError(
-            f"utility: numbers of up to {largest:.3g} are too small to tell apart; multiply all by one number"
+            f"utility: numbers of up to {largest:.3g} are too small to distinguish; multiply all by one number"
         )
     most = [None if b is None else b * num_problems for b in high]  # budgets are means, bounds are totals
     return Arguments(
