@@ -7,13 +7,15 @@ takes is described here.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self, TypeVar, get_args
+from typing import Any, Literal, NoReturn, Self, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from ibpo.budget import TOKENS, Budget, budget_table, check_budget, check_together, parse_budget, parse_budget_entry
 from ibpo.errors import IbpoError
@@ -21,10 +23,23 @@ from ibpo.errors import IbpoError
 RecipeT = TypeVar("RecipeT", bound="DataRecipe")
 
 
+MOST = 1_000_000
+"""Steps, prompts of a step and responses to a prompt: the order of all prompts is drawn before the first step."""
+LARGEST_SEED = 2**32 - 1
+"""NumPy's, which transformers seeds too."""
+
+
 class Table(BaseModel):
     """A table of a recipe: types are exact, numbers finite, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("holds the character NUL, which no path and no prompt has; take it out")
+        return value
 
 
 class ModelConfig(Table):
@@ -50,12 +65,12 @@ class ResponseGroupConfig(Table):
 class TrainConfig(Table):
     """`[train]`: the updates."""
 
-    steps: int = Field(default=100, ge=1)
-    prompts_per_step: int = Field(default=16, ge=1)
-    rollouts_per_prompt: int = Field(default=8, ge=2)
+    steps: int = Field(default=100, ge=1, le=MOST)
+    prompts_per_step: int = Field(default=16, ge=1, le=MOST)
+    rollouts_per_prompt: int = Field(default=8, ge=2, le=MOST)
     max_completion_length: int = Field(default=512, ge=1)
     learning_rate: float = Field(default=1e-6, gt=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
 
 class ExampleConfig(Table):
@@ -272,7 +287,7 @@ SAID = {
     "model_type": "must be a table",
     "greater_than_equal": "must be at least {ge:g}",
     "greater_than": "must be above {gt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "less_than_equal": "must be at most {le:.10g}",
 }
 """Kind of pydantic's complaint -> how it is said here; others in pydantic's words."""
 
@@ -323,6 +338,8 @@ def explain(
     elif kind == "literal_error":
         choices = [choice for choice in re.findall(r"'([^']*)'", first.get("ctx", {})["expected"]) if choice]
         said = f"{value!r:.60} is not one of {', '.join(choices)}; {nearest(str(value), choices)}"
+    elif kind in ("tuple_type", "list_type") and isinstance(value, dict):
+        said = f"must be a list of tables; write [[{where}]] above each"
     elif kind in SAID:
         said = f"{SAID[kind].format(**first.get('ctx', {}))}, got {value!r:.60}"
     else:
@@ -362,6 +379,56 @@ def _table_at(model: type[BaseModel], path: Iterable[int | str]) -> type[BaseMod
     return model
 
 
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes", list: "a list"}
+"""Type of a setting -> how it is said; others need a table."""
+
+
+def check_settings(table: str, settings: Mapping[str, Any], config: type) -> None:
+    """Whether what a table passes on to another library's configuration is of the types that are declared there.
+
+    A text like "false" would count as true, and "4" would fail somewhere in that library.
+
+    Raises:
+        IbpoError: names the key, what it needs and what it has.
+
+    Example:
+        >>> class Other:
+        ...     rank: int
+        ...     bias: bool | None
+        >>> check_settings("lora", {"rank": 4, "unknown here": 1}, Other)
+        >>> check_settings("lora", {"bias": "no"}, Other)
+        Traceback (most recent call last):
+        ibpo.errors.IbpoError: lora.bias: needs true or false, got 'no'
+    """
+    hints = get_type_hints(config)
+    for key, value in settings.items():
+        if key not in hints:
+            continue
+        try:  # the members of lists and tables are looked at loosely: TOML has no tuples
+            TypeAdapter(hints[key]).validate_python(value, strict=not isinstance(value, list | dict))
+            fine = not (isinstance(value, float) and math.isnan(value))
+        except ValidationError:
+            fine = False
+        if not fine:
+            raise IbpoError(f"{table}.{key}: needs {_needed(hints[key])}, got {value!r:.60}")
+
+
+def _needed(hint: Any) -> str:
+    """What a type takes, in words."""
+    if getattr(hint, "__origin__", None) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    if hint in KINDS:
+        return KINDS[hint]
+    origin = getattr(hint, "__origin__", None)
+    if origin in (list, tuple):
+        return KINDS[list]
+    if origin is not dict and get_args(hint):
+        parts = [part for part in get_args(hint) if part is not type(None)]
+        parts = [part for part in parts if not (isinstance(part, type) and issubclass(part, Enum))]
+        return " or ".join(dict.fromkeys(map(_needed, parts)))
+    return "a table"
+
+
 def parse_toml(text: str) -> dict[str, Any]:
     """The tables of a TOML text.
 
@@ -383,7 +450,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         IbpoError: no such file, or no TOML.
     """
     try:
-        return parse_toml(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise IbpoError(f"{path}: cannot be read: {error.strerror}; name a TOML file") from None
     except UnicodeDecodeError:

@@ -149,6 +149,7 @@ def eval_command(
     check_temperature(temperature)
     command, alone = shlex.join(["ibpo", *sys.argv[1:]]), ExitStack()
     try:
+        _check_folder(out)
         console, sampling = plain_console(stderr=True), read_engine(engine or ())
         price = (sampling.price_prompt, sampling.price_completion)
         forced = force if force is not None else base_url is None
@@ -270,6 +271,20 @@ def eval_command(
         raise typer.Exit(130) from None
     finally:
         alone.close()
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse the folder of something else, whose responses would be replaced.
+
+    Raises:
+        IbpoError: There are responses, and no evaluation has written them.
+    """
+    from ibpo.runs import RESPONSES
+
+    own = [out / name for name in ("calls.jsonl", "eval.json")]
+    for path in (out / RESPONSES, out / "config.toml"):
+        if path.exists() and not any(file.exists() for file in own):
+            raise IbpoError(f"{out}: holds {path.name} of something else than an evaluation; name another folder")
 
 
 def _share(rows: list[dict[str, Any]], configuration: str, column: str, value: str) -> float:

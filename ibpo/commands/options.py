@@ -258,8 +258,10 @@ def load_tokenizer(model: str) -> Any:
     Raises:
         IbpoError: says what is wrong and what to do.
     """
+    from ibpo.demo import resolve_model
+
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    folder = Path(model).expanduser()
+    folder = Path(resolve_model(model)).expanduser()
     if not folder.is_dir() and (model.startswith((".", "~", os.sep)) or model.count("/") > 1):
         raise IbpoError(f"{model}: there is no such folder; name one with a tokenizer, or a hub id")
     try:
@@ -273,5 +275,5 @@ def load_tokenizer(model: str) -> Any:
     except Exception as error:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise IbpoError(
-            f"{model}: the tokenizer cannot be loaded: {said}; name a folder made by save_pretrained"
+            f"{model}: the tokenizer cannot be loaded: {said.rstrip('.')}; name a folder made by save_pretrained"
         ) from None

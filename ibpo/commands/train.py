@@ -83,14 +83,19 @@ def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
     """Everything that can be checked before the heavy libraries are loaded."""
     from ibpo.demo import resolve_model
     from ibpo.responses import build_response_groups, check_reads_programs
-    from ibpo.tasks import build_judge, read_problems
+    from ibpo.tasks import build_judge, hold_out, load_given
 
     data, train = config.data, config.train
-    training, held_out, judge_name = read_problems(data)
+    task, problems = load_given(data)
+    training, held_out = hold_out(problems, data.holdout)
+    judge_name = data.judge or task.judge
     if len(training) < train.prompts_per_step:
+        num_problems = len(problems)
+        num_twins = num_problems - len(training) - len(held_out)
+        twins = f" and {num_twins} with the text of one of these" if num_twins else ""
         raise IbpoError(
-            f"data.holdout: {len(training) + len(held_out)} problems less {data.holdout} held out leave "
-            f"{len(training)} for training, a step needs {train.prompts_per_step}; "
+            f"data.holdout: {num_problems} problems less {data.holdout} held out{twins} leave {len(training)} for "
+            f"training, a step needs {train.prompts_per_step}; "
             "give more problems or lower holdout or train.prompts_per_step"
         )
     groups = build_response_groups(config.response_group)

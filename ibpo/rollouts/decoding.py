@@ -20,6 +20,8 @@ import torch
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from ibpo.errors import IbpoError
+
 TokenIds = Sequence[int]
 
 ROOM = 32
@@ -76,6 +78,11 @@ def sample_next(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     if not temperature:
         return logits.argmax(-1)
     chance = torch.softmax(logits.float() / temperature, -1)
+    if not chance[:, 0].isfinite().all():  # one NaN or infinite logit makes NaN of the whole row
+        raise IbpoError(
+            "the model's logits are NaN or infinite, so that no token can be drawn: its weights are broken. In a "
+            "training lower the learning rate and go on from a checkpoint before; else load it in float32"
+        )
     if chance.shape[-1] < LARGE_VOCABULARY:
         return torch.multinomial(chance, 1)[:, 0]
     below = chance.cumsum(-1, dtype=torch.float64)

@@ -292,6 +292,12 @@ def _metadata(row: Row) -> dict[str, Any]:
 
 def _missing(place: str, fields: dict[str, Any], names: tuple[str, ...], what: str) -> IbpoError:
     present = [name for name in names if name in fields]
+    value = next((fields[name] for name in present if fields[name] is not None), None)
+    if what in ("answer", "problem") and value is not None and not isinstance(value, str | float | Decimal):
+        return IbpoError(
+            f"{place}: field {present[0]!r} holds {str(value)[:40]}; text or a number is needed"
+            + (" (of a chat, the text of the user's message)" if what == "problem" and isinstance(value, list) else "")
+        )
     if present:
         return IbpoError(f"{place}: field {present[0]!r}: there is nothing for the {what}; fix or remove the row")
     known = ", ".join(map(str, fields)) or "none"

@@ -76,12 +76,17 @@ class HasBegun(TrainerCallback):
         self.it = True
 
 
-def go_on(trainer: Any, checkpoint: Path | None) -> None:
+def go_on(trainer: Any, checkpoint: Path | None, *, table: str = "") -> None:
     """Train, from a checkpoint where there is one.
+
+    Args:
+        trainer: to be trained.
+        checkpoint: where it goes on from.
+        table: of a recipe, whose settings are at fault where no step is begun.
 
     Raises:
         IbpoError: The disk is full; or the checkpoint holds no state of this training: a file may be whole and say
-            nonsense.
+            nonsense; or the training cannot begin with these settings.
     """
     begun = HasBegun()
     trainer.add_callback(begun)
@@ -91,10 +96,37 @@ def go_on(trainer: Any, checkpoint: Path | None) -> None:
     except IbpoError:
         raise
     except Exception as error:
-        if checkpoint is None or begun.it:
+        if begun.it:
             raise
+        if checkpoint is None:
+            if not table:
+                raise
+            raise wrong_setting(table, error) from None
         said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
         raise IbpoError(f"{checkpoint}: is not a state of this training ({said}); {_then(checkpoint)}") from None
+
+
+def wrong_setting(table: str, error: Exception) -> IbpoError:
+    """One line of a recipe for what a library said of the settings that a table passed on to it.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: is no matter of one setting.
+
+    Example:
+        >>> print(wrong_setting("trl", ValueError("no such optimiser")))
+        trl: no such optimiser; fix that key
+        >>> print(wrong_setting("trl", IbpoError("IBPOConfig: budget tokens=0.5x: is not known; write another")))
+        budget: tokens=0.5x: is not known; write another
+    """
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        raise error
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if not isinstance(error, IbpoError):
+        return IbpoError(f"{table}: {said[:300]}; fix that key")
+    said = re.sub(r"^IBPO(Config|Trainer): ", "", said)
+    if re.match(r"budget\b", said):
+        return IbpoError("budget: " + said.removeprefix("budget").lstrip(": "))
+    return IbpoError(f"{table}: {said}")
 
 
 @contextmanager

@@ -323,6 +323,11 @@ def check_inputs(trainer: Any) -> None:
             f"IBPOTrainer: the data set has {num_rows} rows and one step takes {num_prompts} prompts, so that nothing "
             "would be trained: give more rows, or lower per_device_train_batch_size or gradient_accumulation_steps"
         )
+    if not any(parameter.requires_grad for parameter in trainer.model.parameters()):
+        raise IbpoError(
+            "IBPOTrainer: no weight of the model is trainable, so that nothing would be trained: let some of them "
+            "require gradients, or leave inference_mode out of the adapter's settings"
+        )
     if trainer.aux_loss_enabled:
         raise IbpoError(
             "IBPOTrainer: this mixture of experts adds its router's loss, which would be of the imitated responses "
@@ -376,6 +381,10 @@ def refused_settings(args: GRPOConfig) -> dict[str, str]:
         "multi_objective_aggregation": (
             args.multi_objective_aggregation != "sum_then_normalize",
             "must be sum_then_normalize: gains are differences of the rewards' weighted sum",
+        ),
+        "scale_rewards": (
+            args.scale_rewards not in ("group", "batch", "none", True, False),
+            "must be group, batch or none; no update depends on it, as advantages are the allocation's weights",
         ),
         "use_liger_kernel": (args.use_liger_kernel, "must be False: it takes no weights per token"),
         "temperature": (

@@ -15,14 +15,14 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
-from ibpo.config import RunConfig, TrainConfig, nearest
+from ibpo.config import RunConfig, TrainConfig, check_settings, nearest
 from ibpo.errors import IbpoError
 from ibpo.evaluation import HeldOutResult, Scorer, evaluate_held_out, held_out_results, read_table, write_table
 from ibpo.responses import encode_groups, offer, prompt_notes
 from ibpo.rewards import MixtureOfJudges
 from ibpo.rollouts import HFSampler, encode_prompt, end_of_sequence_ids, load_policy
 from ibpo.runs import RunDir, write_text_atomic
-from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, go_on, saving
+from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, check_checkpoint, go_on, saving, wrong_setting
 from ibpo.training.config import RENAMED
 from ibpo.training.judge_reward import JudgeReward
 from ibpo.training.monitoring import RecordMetrics, ShowProgress
@@ -101,6 +101,7 @@ def _train(
         soft_wrap=True,
     )
     progress = ShowProgress(console)
+    where = "trl" if adapter is None else "lora"
     checkpoint = job.run.last_checkpoint()
     if checkpoint is None:
         shutil.rmtree(job.run.rollout_log, ignore_errors=True)
@@ -117,12 +118,11 @@ def _train(
             peft_config=adapter,
             callbacks=[RecordMetrics(job.run.metrics), progress],
         )
-    except (ValueError, ImportError) as error:  # what peft and TRL find only where they have the model
-        where = "trl" if adapter is None else "lora"
-        raise IbpoError(f"{where}: {next(iter(str(error).splitlines()), '')}; fix that key") from None
+    except Exception as error:  # what peft and TRL find only where they have the model
+        raise wrong_setting(where, error) from None
     trainer.remove_callback(PrinterCallback)
     try:
-        go_on(trainer, checkpoint)
+        go_on(trainer, checkpoint, table=where)
     finally:
         progress.stop()
     policy: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -228,11 +228,16 @@ SET_BY_RECIPE = {
     "num_train_epochs": "train.steps",
     "output_dir": "--out",
     "per_device_train_batch_size": "train.prompts_per_step",
+    "resume_from_checkpoint": "--resume",
     "seed": "train.seed",
     "shuffle_dataset": "train.seed",
     "steps_per_generation": "train.prompts_per_step",
 }
 """Options of the trainer that have their place elsewhere in the recipe."""
+NO_DATA = ("do_eval", "eval_on_start", "eval_strategy")
+"""What asks for an evaluation during training."""
+OWN_KINDS = ("chat_template_kwargs",)
+"""What is looked at with the recipe."""
 
 
 def adapter_of(config: RunConfig) -> Any:
@@ -251,10 +256,11 @@ def adapter_of(config: RunConfig) -> Any:
     for key in config.lora:
         if key not in known:
             raise IbpoError(f"lora.{key}: unknown key of peft.LoraConfig; {nearest(key, known)}")
+    check_settings("lora", config.lora, LoraConfig)
     try:
         return LoraConfig(**{"target_modules": "all-linear", "task_type": "CAUSAL_LM", **config.lora})
-    except (ValueError, TypeError) as error:
-        raise IbpoError(f"lora: {next(iter(str(error).splitlines()), '')}; fix that key") from None
+    except Exception as error:
+        raise wrong_setting("lora", error) from None
 
 
 def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1) -> IBPOConfig:
@@ -277,6 +283,13 @@ def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1)
             raise IbpoError(f"trl.{key}: is now called {RENAMED[key]}; write that")
         if key not in known:
             raise IbpoError(f"trl.{key}: unknown key of IBPOConfig; {nearest(key, known - set(SET_BY_RECIPE))}")
+    check_settings("trl", {k: v for k, v in trl.items() if k not in OWN_KINDS}, IBPOConfig)
+    for key in NO_DATA:
+        if trl.get(key) not in (None, False, "no"):
+            raise IbpoError(
+                f"trl.{key}: a recipe has no problems for an evaluation during training, data.holdout is for its end; "
+                "leave it out, or pass an eval_dataset in Python"
+            )
     num_rollouts = train.prompts_per_step * train.rollouts_per_prompt
     num_parts = trl.get("gradient_accumulation_steps", 1)
     if not isinstance(num_parts, int) or num_parts < 1 or num_rollouts % (num_parts * num_processes):
@@ -314,5 +327,5 @@ def trainer_arguments(config: RunConfig, run: RunDir, *, num_processes: int = 1)
             budget=dict(config.budget) or None,
             **options,
         )
-    except (ValueError, TypeError) as error:
-        raise IbpoError(f"trl: {next(iter(str(error).splitlines()), '')}; fix that key") from None
+    except Exception as error:
+        raise wrong_setting("trl", error) from None

@@ -51,6 +51,16 @@ def run(*args):
     return CliRunner().invoke(app, arguments(*args))
 
 
+@pytest.mark.parametrize("name", ["responses.jsonl", "config.toml"])
+def test_what_something_else_wrote_is_not_replaced(task, tmp_path, name):
+    own = tmp_path / "out" / name
+    own.parent.mkdir()
+    own.write_text("mine")
+    result = run(task, "http://127.0.0.1:1/v1", own.parent)
+    assert result.exit_code == 2 and own.read_text() == "mine" and list(own.parent.iterdir()) == [own]
+    assert f"holds {name} of something else than an evaluation; name another folder" in result.stderr
+
+
 def rows_of(out):
     return [json.loads(line) for line in (out / "responses.jsonl").open()]
 

@@ -215,7 +215,21 @@ def test_the_smoke_recipe_runs_unchanged(tmp_path, monkeypatch):
         (["constraints.format=true"], "gsm8k_smoke.toml: constraints.format: response group 'extended' is not a"),
         (["trl.max_steps=1"], "trl.max_steps: is set by train.steps"),
         (["trl.anchor_share=0.5"], "trl.anchor_share: is now called kl_share; write that"),
-        (["trl.loss_type=grpo"], "gsm8k_smoke.toml: trl: IBPOConfig: loss_type must be dr_grpo"),
+        (["trl.loss_type=grpo"], "gsm8k_smoke.toml: trl: loss_type must be dr_grpo"),
+        (['trl.bf16="no"'], "gsm8k_smoke.toml: trl.bf16: needs true or false, got 'no'"),
+        (['trl.weight_decay="x"'], "gsm8k_smoke.toml: trl.weight_decay: needs a number, got 'x'"),
+        (["trl.weight_decay=nan"], "gsm8k_smoke.toml: trl.weight_decay: needs a number, got nan"),
+        (["trl.gradient_accumulation_steps=true"], "trl.gradient_accumulation_steps: needs a whole number, got True"),
+        (["trl.scale_rewards=nope"], "gsm8k_smoke.toml: trl: scale_rewards must be group, batch or none"),
+        (["trl.eval_strategy=steps"], "gsm8k_smoke.toml: trl.eval_strategy: a recipe has no problems for an"),
+        (["trl.eval_on_start=true"], "gsm8k_smoke.toml: trl.eval_on_start: a recipe has no problems for an"),
+        (["trl.resume_from_checkpoint=x"], "trl.resume_from_checkpoint: is set by --resume"),
+        (["budget.tokens=0.5x"], "gsm8k_smoke.toml: budget: tokens=0.5x: what is spent is not known"),
+        (['lora.r="4"'], "gsm8k_smoke.toml: lora.r: needs a whole number, got '4'"),
+        (["lora.bias=nope"], "gsm8k_smoke.toml: lora.bias: needs one of 'none', 'all', 'lora_only', got 'nope'"),
+        (["train.steps=99999999999999999999999"], "=99999999999999999999999: must be at most 1000000, got"),
+        (["train.rollouts_per_prompt=99999999999999999998"], "must be at most 1000000, got"),
+        (["train.seed=4294967296"], "--set train.seed=4294967296: must be at most 4294967295, got 4294967296"),
         (["trl.gradient_accumulation_steps=3"], "must divide the 16 rollouts of a step, got 3"),
         (["train.max_completion_length=1000"], "train.max_completion_length: 1000 tokens after the"),
         (["model.path=embedded:no_such"], "gsm8k_smoke.toml: model.path: no embedded model no_such/cold_start"),
@@ -226,6 +240,62 @@ def test_bad_recipes(model, tmp_path, overrides, message):
     out = tmp_path / "run"
     assert_one_line(run(*options(model, out, *overrides)), message)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trl.optim=adamw_anyprecision"], "gsm8k_smoke.toml: trl: "),
+        (["trl.adam_beta1=2.0"], "gsm8k_smoke.toml: trl: Invalid beta parameter at index 0: 2.0; fix that key"),
+        (["trl.dataloader_num_workers=-1"], "gsm8k_smoke.toml: trl: num_workers option should be non-negative"),
+        (["lora.inference_mode=true"], "gsm8k_smoke.toml: lora: no weight of the model is trainable"),
+    ],
+)
+def test_settings_that_only_the_libraries_can_refuse_are_one_line(model, tmp_path, overrides, message):
+    result = run(*options(model, tmp_path / "run", *overrides))
+    said = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.exit_code == 2 and len(said) == 1 and message in said[0], result.output
+
+
+def test_a_training_that_diverges_is_one_line(model, tmp_path):
+    settings = ("train.steps=4", "train.learning_rate=1e30", "trl.guards=off")
+    result = run(*options(model, tmp_path / "run", *settings))
+    said = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.exit_code == 2 and len(said) == 1 and "logits are NaN or infinite" in said[0], result.output
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(model, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text((ROOT / "recipes/gsm8k_smoke.toml").read_text().replace("tests/", f"{ROOT}/tests/"), "utf-8-sig")
+    result = run(recipe, "--out", tmp_path / "run", "--set", f"model.path={model}", "--set", "train.steps=0")
+    assert_one_line(result, "--set train.steps=0: must be at least 1")
+
+
+def test_problems_that_are_left_out_as_twins_are_counted(model, tmp_path):
+    data = tmp_path / "same.jsonl"
+    data.write_text("".join(json.dumps({"question": "1 + 1", "answer": f"#### {i}"}) + "\n" for i in range(10)))
+    result = run(*options(model, tmp_path / "run", f"data.path={data}", "data.holdout=2"))
+    assert_one_line(result, "10 problems less 2 held out and 8 with the text of one of these leave 0 for training")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ("[[response_group]]", "[response_group]"),
+            "response_group: must be a list of tables; write [[response_group]]",
+        ),
+        (("tests/", "a\\u0000b/"), "data.path: holds the character NUL"),
+    ],
+)
+def test_texts_and_tables_of_a_recipe(tmp_path, change, message):
+    text = (ROOT / "recipes/gsm8k_smoke.toml").read_text()
+    if change[0].startswith("[["):
+        text = text.split("[[response_group]]")[0] + '[response_group]\nname = "a"\n[budget]\n'
+    else:
+        text = text.replace(*change)
+    (tmp_path / "r.toml").write_text(text)
+    assert_one_line(run(tmp_path / "r.toml", "--out", tmp_path / "run"), message)
 
 
 def test_bad_models(model, tmp_path, monkeypatch):
@@ -375,3 +445,8 @@ def test_a_recipe_runs_in_two_processes(model, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (out / "model" / "model.safetensors").exists() and len(list((out / "rollout_log").iterdir())) == 1
     assert (out / "checkpoints" / "checkpoint-1" / "ibpo_state.npz").exists()
+
+
+def test_groups_are_checked_with_the_embedded_model_that_a_recipe_names():
+    result = CliRunner().invoke(app, ["groups", "check", "embedded:thinking", "--response-group", str(RECIPE)])
+    assert "distinguished by their first tokens ('<answer>', '<think>')" in result.stderr + result.stdout

@@ -102,6 +102,9 @@ def test_held_out_problems_are_never_trained_on(tmp_path):
         ('\n{"question": "q", "answer": " "}', {}, "line 2: field 'answer': there is nothing for the answer"),
         ('{"question": "q", "answer": NaN}', {}, "line 1: field 'answer': there is nothing for the answer"),
         ('{"question": "", "answer": "1"}', {}, "line 1: field 'question': there is nothing for the problem"),
+        ('{"question": "q", "answer": ["1"]}', {}, "line 1: field 'answer' holds ['1']; text or a number is needed"),
+        ('{"question": "q", "answer": true}', {}, "line 1: field 'answer' holds True; text or a number is needed"),
+        ('{"question": [{"role": "user"}], "answer": "1"}', {}, "needed (of a chat, the text of the user's message)"),
         (
             '{"question": "q", "answer": null}',
             {"answer": "answer"},

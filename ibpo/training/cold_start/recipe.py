@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ibpo.config import Recipe, RecipeReader, ResponseGroupConfig, Table
+from ibpo.config import LARGEST_SEED, Recipe, RecipeReader, ResponseGroupConfig, Table
 from ibpo.responses import BuildConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -74,7 +74,7 @@ class FineTuneConfig(Table):
     lora_rank: int = Field(default=0, ge=0)
     """0: all weights are trained."""
     lora_alpha: int = 32
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
 
 class GateConfig(Table):

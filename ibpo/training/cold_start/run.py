@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
-from ibpo.config import nearest
+from ibpo.config import check_settings, nearest
 from ibpo.endpoint import Endpoint, read_api_key
 from ibpo.errors import IbpoError
 from ibpo.responses import (
@@ -51,7 +51,14 @@ from ibpo.rollouts import (
     load_vllm,
 )
 from ibpo.runs import RunDir
-from ibpo.training.checkpoints import STATE_OF_ONE_PROCESS, CheckpointsInOrder, check_checkpoint, go_on, saving
+from ibpo.training.checkpoints import (
+    STATE_OF_ONE_PROCESS,
+    CheckpointsInOrder,
+    check_checkpoint,
+    go_on,
+    saving,
+    wrong_setting,
+)
 from ibpo.training.cold_start.data_set import build_data_set, offered_groups, read_data_set, solution_requests
 from ibpo.training.cold_start.gate import check, gate_requests, measure
 from ibpo.training.cold_start.groups import check_groups, group_gate_requests, measure_groups, own_groups
@@ -171,10 +178,6 @@ class ColdStart:
                 quiet=True,
                 **options | self.config.sft,
             )
-        except IbpoError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise IbpoError(f"sft: {next(iter(str(error).splitlines()), '')}; fix that key") from None
         finally:
             progress.stop()
         partial = self.run.model.with_name("model.partial")
@@ -274,6 +277,7 @@ class ColdStart:
                 raise IbpoError(f"sft.{key}: is set by [train] or --out; set it there")
             if key not in known:
                 raise IbpoError(f"sft.{key}: unknown key of SFTConfig; {nearest(key, known)}")
+        check_settings("sft", self.config.sft, SFTConfig)
         self._adapter()
 
     def _adapter(self) -> Any:
@@ -399,22 +403,25 @@ def supervised_fine_tune(
         "save_total_limit": 1,
         "max_length": None,
     } | sft_options
-    trainer = SFTTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_dict(rows),
-        args=SFTConfig(
-            output_dir=str(out_dir),
-            learning_rate=learning_rate,
-            per_device_train_batch_size=batch_size,
-            num_train_epochs=num_epochs,
-            seed=seed,
-            completion_only_loss=True,
-            **options,
-        ),
-        callbacks=[*(callbacks or []), CheckpointsInOrder()],
-        peft_config=peft_config,
-    )
+    try:
+        trainer = SFTTrainer(
+            model=model,
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_dict(rows),
+            args=SFTConfig(
+                output_dir=str(out_dir),
+                learning_rate=learning_rate,
+                per_device_train_batch_size=batch_size,
+                num_train_epochs=num_epochs,
+                seed=seed,
+                completion_only_loss=True,
+                **options,
+            ),
+            callbacks=[*(callbacks or []), CheckpointsInOrder()],
+            peft_config=peft_config,
+        )
+    except Exception as error:
+        raise wrong_setting("sft", error) from None
     if quiet:
         trainer.remove_callback(PrinterCallback)
     for checkpoint in out_dir.glob("checkpoint-*"):
@@ -423,7 +430,7 @@ def supervised_fine_tune(
     last = get_last_checkpoint(str(out_dir)) if out_dir.is_dir() else None
     if last is not None:
         check_checkpoint(Path(last), needed=STATE_OF_ONE_PROCESS)
-    go_on(trainer, Path(last) if last else None)
+    go_on(trainer, Path(last) if last else None, table="sft")
     if peft_config is not None:
         adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
         return adapted.merge_and_unload()
