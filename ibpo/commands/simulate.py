@@ -149,6 +149,8 @@ def simulate_command(
     another = "s" if came.unit == "ms" else "ms"
     unit = f"{came.unit}; another unit: --assume time_unit={another}" if came.unit else "dates"
     say(f"{trace}: requests of {span:,.1f} seconds, column {came.time_column} read in {unit}")
+    for note in requests.notes:
+        say(note)
     if came.num_failed:
         say(f"{trace}: {came.num_failed} requests without a token in answer (failed) are left out")
     for name in find_unbounded(requests, held):

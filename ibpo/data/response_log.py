@@ -179,6 +179,7 @@ class Log:
             shown=[self.shown[i] for i in keep],
             columns=self.columns,
             guessed=self.guessed,
+            notes=self.notes,
         )
 
 

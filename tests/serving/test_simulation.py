@@ -389,6 +389,17 @@ def test_a_gain_that_the_first_row_lacks_is_not_drawn_at_random(tmp_path):
         read_trace(path)
 
 
+def test_how_a_log_of_gains_was_read_is_said(tmp_path):
+    trace, log = tmp_path / "t.jsonl", tmp_path / "log.jsonl"
+    trace.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    rows = [
+        {"problem": p, "effort": g, "reward": p % 2, "tokens": 7 * p + n} for p in range(9) for n, g in enumerate("xy")
+    ]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows) * 2)
+    done = run(trace, "--budget", "y=30%", "--gains", log, "--out", tmp_path / "out.json")
+    assert done.exit_code == 0 and "18 of 36 rows say what an earlier row says" in done.stderr
+
+
 def test_all_columns_of_a_log_of_gains_can_be_named(tmp_path):
     """`--columns` overrules what was found everywhere; here it named the response group alone."""
     trace, log, out = (tmp_path / name for name in ("t.jsonl", "log.jsonl", "out.json"))

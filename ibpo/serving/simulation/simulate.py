@@ -46,6 +46,8 @@ class Requests:
     """`[N]`; given, lengths are learned by it (`ibpo.serving.Lengths`) as in a gateway; `estimate` is the guess."""
     cap: Mapping[str, float] = field(default_factory=dict)
     """Response group -> most tokens of a response, which are kept ready for it; without one, what is expected."""
+    notes: tuple[str, ...] = ()
+    """How the log was read that they are drawn from."""
 
     def __len__(self) -> int:
         return len(self.time)

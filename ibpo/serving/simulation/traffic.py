@@ -287,6 +287,7 @@ def recorded_requests(
         failed=rng.random(len(drawn)) < failures,
         tenant=trace.tenant,
         slice_name=trace.slice_name,
+        notes=rows.notes,
     )
 
 
