@@ -210,7 +210,10 @@ def show_command(
             )
         return
     shown = load_router(router)
-    _print(router.name, shown)
+    try:
+        _print(router.name, shown)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise IbpoError(f"{router}: its report is damaged: {error!r}; fit it again") from None
     for name, row in shown.source.items():
         typer.echo(f"{name}: {json.dumps(row)}")
 

@@ -35,7 +35,7 @@ from ibpo.errors import IbpoError
 from ibpo.routing.encoder import Encoder
 from ibpo.routing.features import FloatArray, as_text, bends, hashed
 from ibpo.routing.neighbours import leave_one_out, unit_rows
-from ibpo.routing.router import Embed, Router, Scores, bend, raw_features
+from ibpo.routing.router import MOST_NUMBER, Embed, Router, Scores, bend, raw_features
 
 PROMPTS = ("prompt", "question", "problem", "messages", "input")
 """Column names that are tried, in order, for the prompt."""
@@ -182,6 +182,8 @@ def _read_prompts(
                 value = math.nan
             if not math.isfinite(value):
                 raise IbpoError(f"{place} {number!r}: {lookup(row, number)!r} is not a finite number; fill it in")
+            if abs(value) > MOST_NUMBER:
+                raise IbpoError(f"{place} {number!r}: {value:g} is above {MOST_NUMBER:g}; give it in a larger unit")
             if (before := known[number].setdefault(name, value)) != value:
                 raise IbpoError(
                     f"{path}, column {number!r}: holds {before:g} and {value:g} for problem {name!r}, so that it is "
@@ -325,7 +327,7 @@ def fit_router(
     for array in (dense, sparse):
         array[:, size - 1 :] *= unit
     intercept[size - 1 :] *= unit
-    near_target = target * (1 - weight)
+    near_target, gain = target * (1 - weight), target[:, : size - 1]
     near_target[:, size - 1 :] *= unit
     return Router(
         groups=table.groups,
@@ -341,6 +343,7 @@ def fit_router(
             "dense": dense,
             "text": sparse,
             "intercept": intercept,
+            "range": np.stack([gain.min(axis=0), gain.max(axis=0)]),
             "floor": _SMALLEST_COST * mean_cost,
             "near": unit_near if num_near.any() else np.zeros((0, 0)),
             "near_target": near_target if num_near.any() else np.zeros((0, len(num_near))),

@@ -23,11 +23,14 @@ from ibpo.routing.neighbours import mean_of_nearest
 from ibpo.runs import read_document, write_text_atomic
 
 _KIND = "ibpo.router"
-_VERSION = 2
+_VERSION = 3
 ARRAYS = (
-    *("bends", "bend_of", "centre", "scale", "dense", "text", "intercept", "floor"),
+    *("bends", "bend_of", "centre", "scale", "dense", "text", "intercept", "range", "floor"),
     *("near", "near_target", "num_near"),
 )
+
+MOST_NUMBER = 1e100
+"""A number that is given with a prompt is no larger: squares of larger ones are no floats."""
 
 Embed = Callable[[Sequence[str]], FloatArray]
 """Prompts -> `[N, E]` embeddings."""
@@ -51,6 +54,7 @@ class Router:
 
         gain_g = z . dense_g + h . text_g + intercept_g,     cost_g = max(floor_g, the same with weights of its own).
 
+    A gain is held between the least and the largest one that the log has (`range`), however unlike its prompts one is.
     Where the prompts are embedded, the mean over the nearest problems (`ibpo.routing.neighbours`) may be added, each
     of the two with its weight.
 
@@ -122,7 +126,7 @@ class Router:
     def _split(self, found: FloatArray) -> Scores:
         """Gains, of which the first response group has none, and costs, of what was predicted."""
         size = len(self.groups)
-        gain = np.hstack([np.zeros((len(found), 1)), found[:, : size - 1]])
+        gain = np.hstack([np.zeros((len(found), 1)), np.clip(found[:, : size - 1], *self.arrays["range"])])
         return Scores(gain, np.maximum(self.arrays["floor"], found[:, size - 1 :]))
 
     def _embedded(self, texts: Sequence[str]) -> FloatArray | None:
@@ -177,6 +181,7 @@ class Router:
         if row.pop("sha256", None) != _digest(row):
             raise IbpoError(f"{where}: has been changed since it was written (SHA-256); fit it again")
         try:
+            _check_kinds(row)
             router = cls(
                 groups=tuple(row["groups"]),
                 cost_name=row["cost_name"],
@@ -210,6 +215,7 @@ class Router:
             "dense": (num_bent, targets),
             "text": (len(arrays["text"]) and NUM_HASHES, targets),
             "intercept": (targets,),
+            "range": (2, len(self.groups) - 1),
             "floor": (len(self.groups),),
             "near": (len(arrays["near_target"]), *arrays["near"].shape[1:]),
             "near_target": (len(arrays["near"]), targets),
@@ -243,7 +249,7 @@ def raw_features(
     """`[N, F]`: what is counted, then the columns of numbers, then the embedding.
 
     Raises:
-        IbpoError: A column of numbers that is missing, too short or not finite.
+        IbpoError: A column of numbers that is missing, too short, not finite or too large.
     """
     size = len(texts)
     blocks = [counts(texts)] if uses_text else []
@@ -254,8 +260,10 @@ def raw_features(
             column = np.asarray([read_number(value) for value in numbers[name]], float)
         except (TypeError, ValueError, OverflowError):
             column = np.full(size, np.nan)
-        if column.shape != (size,) or not np.isfinite(column).all():
-            raise IbpoError(f"number {name!r}: needs one finite number for each of {size} prompts")
+        if column.shape != (size,) or not (np.abs(column) <= MOST_NUMBER).all():
+            raise IbpoError(
+                f"number {name!r}: needs one finite number for each of {size} prompts, {MOST_NUMBER:g} at most in size"
+            )
         blocks.append(column[:, None])
     if embedded is not None:
         blocks.append(embedded)
@@ -292,6 +300,33 @@ def load_router(path: str | Path, embed: Embed | None = None) -> Router:
         raise IbpoError(f"{path}: cannot be read: {error}; make it with ibpo route fit") from None
     router = Router.from_json(text, str(path))
     return router if embed is None else replace(router, embed=embed)
+
+
+_KINDS = {
+    "groups": list,
+    "cost_name": str,
+    "number_names": list,
+    "uses_text": bool,
+    "embedding": dict,
+    "first": dict,
+    "source": dict,
+    "report": dict,
+    "arrays": dict,
+}
+"""What each part of a file is."""
+
+
+def _check_kinds(row: Mapping[str, Any]) -> None:
+    """Raises `TypeError` for a part of another kind."""
+    names = row["groups"], row["number_names"]
+    for part, kind in _KINDS.items():
+        if not isinstance(row[part], kind):
+            raise TypeError(f"{part} is {row[part]!r:.80}")
+    for texts in (*names, row["embedding"].values()):
+        if not all(isinstance(x, str) for x in texts):
+            raise TypeError(f"{texts!r:.80} are not texts")
+    if len(set(row["groups"])) < max(2, len(row["groups"])):
+        raise ValueError(f"groups are {row['groups']!r:.80}")
 
 
 _TYPES = {"<f8": "float64", "<f4": "float32"}

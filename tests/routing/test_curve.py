@@ -237,6 +237,13 @@ def test_problems_of_equal_scores_are_a_blind_draw_in_whatever_order_they_stand(
         assert found["apgr_interval"][0] <= found["apgr"] + 1e-9 and found["apgr"] - 1e-9 <= found["apgr_interval"][1]
 
 
+@pytest.mark.parametrize("size", range(2, 36))
+def test_a_blind_draw_has_a_half_whatever_the_number_of_problems(size):
+    """.49 of 5 problems: a tenth of them was rounded to none, nine tenths to four."""
+    log: Any = table([[0.0, 1.0]] * size, [[1.0, 5.0]] * size)
+    assert judge_curve(log, Scores(np.zeros((size, 2)), log.cost), draws=2)["apgr"] == pytest.approx(0.5, abs=1e-12)
+
+
 def test_half_of_the_gap_is_half_whatever_rounding_says():
     """0/1 rewards of 29 and 31 problems: .72 of the calls instead of .07, and no such share at all."""
     rng = np.random.default_rng(0)

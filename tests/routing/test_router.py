@@ -161,12 +161,18 @@ def changed(row, name):
     [
         (lambda row: changed(row, "weights"), "has been changed since it was written"),
         (lambda row: {**row, "groups": ["long", "short"]}, "has been changed since it was written"),
-        (lambda row: {**row, "version": 0}, "of version 0, this ibpo reads 2; make it again with ibpo route fit"),
+        (lambda row: {**row, "version": 0}, "of version 0, this ibpo reads 3; make it again with ibpo route fit"),
         (lambda row: {**row, "kind": "ibpo.calibration"}, "no router"),
         (lambda row: resigned(changed(row, "not finite")), "not finite"),
         (lambda row: resigned(changed(row, "too short")), r"array intercept is \(2,\), not \(3,\)"),
         (lambda row: resigned({**row, "groups": ["a"]}), "damaged"),
         (lambda row: resigned({**row, "arrays": {}}), "damaged"),
+        (lambda row: resigned({**row, "groups": "ab"}), "groups is 'ab'"),
+        (lambda row: resigned({**row, "groups": ["a", "a"]}), "groups are"),
+        (lambda row: resigned({**row, "report": None}), "report is None"),
+        (lambda row: resigned({**row, "source": 3}), "source is 3"),
+        (lambda row: resigned({**row, "embedding": True}), "embedding is True"),
+        (lambda row: resigned({**row, "embedding": {"a": 1}}), "are not texts"),
         (lambda row: [row], "no router"),
     ],
 )
@@ -176,6 +182,24 @@ def test_a_changed_or_old_file_is_refused(tmp_path, change, message):
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(IbpoError, match=message):
         load_router(path)
+
+
+@pytest.mark.parametrize("report", [{"budgets": 3}, {"budgets": [1]}, {"curve": "x"}])
+def test_a_report_that_was_changed_is_one_line(tmp_path, report):
+    path = tmp_path / "router.json"
+    save_router(fit_router(table_of(tmp_path, num_problems=20)), path)
+    path.write_text(json.dumps(resigned({**json.loads(path.read_text()), "report": report})))
+    result = run("route", "show", path)
+    assert result.exit_code == 2
+    assert "its report is damaged" in result.output.splitlines()[-1]
+
+
+def test_no_prompt_gains_more_than_any_in_the_log(tmp_path):
+    """One of a million characters was expected to gain 18, where all rewards are 0 or 1."""
+    table = table_of(tmp_path)
+    seen = table.reward[:, 1] - table.reward[:, 0]
+    gain = fit_router(table).scores(["x" * 10**5, "9 + " * 10**5, "日本語のテキスト", "", *table.prompts]).gain[:, 1]
+    assert seen.min() <= gain.min() and gain.max() <= seen.max()
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
@@ -398,6 +422,7 @@ FIT = ["route", "fit"]
         ([{**row, "prompt": None} for row in log_rows(12)], [], "no column with the prompt"),
         (log_rows(12), ["--number", "level"], "line 1, column 'level': there is none; name one of 'id', 'prompt'"),
         ([{**row, "level": None} for row in log_rows(12)], ["--number", "level"], "None is not a finite number"),
+        ([{**row, "level": 1e160} for row in log_rows(12)], ["--number", "level"], "1e+160 is above 1e+100; give"),
         (log_rows(20), ["--budget", "tokens=10"], "budget tokens=10: cannot be kept: the cheapest response"),
         (log_rows(12), ["--number", "reward"], "so that it is not known before answering"),
         (log_rows(12), ["--number", "tokens"], "so that it is not known before answering"),
