@@ -386,6 +386,10 @@ def refused_settings(args: GRPOConfig) -> dict[str, str]:
             args.scale_rewards not in ("group", "batch", "none", True, False),
             "must be group, batch or none; no update depends on it, as advantages are the allocation's weights",
         ),
+        "reward_weights": (
+            not all(map(math.isfinite, args.reward_weights or ())),
+            "must be finite numbers: NaN would leave every response out",
+        ),
         "use_liger_kernel": (args.use_liger_kernel, "must be False: it takes no weights per token"),
         "temperature": (
             not 0.0 < args.temperature < math.inf,

@@ -16,6 +16,9 @@ from ibpo.rewards import Judge
 from ibpo.rollouts import rollout_of_ids, score
 from ibpo.types import Problem, ResponseGroup, ScoredResponse
 
+LARGEST_REWARD = float(torch.finfo(torch.float32).max)
+"""TRL keeps rewards in single precision, where anything larger is infinite."""
+
 
 class JudgeReward:
     """Pass it in `reward_funcs`; a response that violates a constraint can't be chosen by the trainer.
@@ -111,7 +114,7 @@ def _check(name: str, rewards: Any, given: Mapping[str, Any]) -> Any:
         )
     for i, reward in enumerate(rewards):
         try:
-            fine = reward is None or math.isfinite(reward)
+            fine = reward is None or (math.isfinite(reward) and abs(float(reward)) <= LARGEST_REWARD)
         except (TypeError, ValueError):
             fine = False
         if not fine:

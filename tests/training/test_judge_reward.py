@@ -128,7 +128,7 @@ def test_a_response_counts_where_one_of_several_functions_applies(make_trainer):
     assert trainer.lower_level.history[-1][1].count[0].tolist() == [2, 2]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1.0"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, "1.0"])
 def test_a_broken_reward_is_an_error_that_names_the_row(make_trainer, value):
     trainer = make_trainer(reward_funcs=rewards_with([0.0, value]))
     with pytest.raises(IbpoError, match=r"reward function 'some': gave .* for a response to the row with") as said:

@@ -47,6 +47,7 @@ from tests.checkpoints import make_checkpoint
         ({"load_best_model_at_end": True, "eval_strategy": "steps"}, "load_best_model_at_end must be False, or averag"),
         ({"kl_share": 50}, "kl_share must be from 0 to 1, got 50"),
         ({"averaging": -1.0}, "averaging must be from 0 to 1"),
+        ({"reward_weights": [1.0, float("nan")]}, "reward_weights must be finite numbers"),
         ({"min_gain": float("nan")}, "min_gain must be finite and at least 0, got nan"),
         ({"kl_weight": -1.0}, "kl_weight must be finite and at least 0"),
         ({"kl_weight": float("inf")}, "kl_weight must be finite and at least 0, got inf"),
