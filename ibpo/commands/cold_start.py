@@ -93,8 +93,9 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
         from ibpo.training import ColdStart, ColdStartJob
 
         job = ColdStartJob(config=config, model_path=path, problems=training, held_out=held_out, judge=judge, run=run)
-        write_text_atomic(run.config, config_text)
-        results = ColdStart(job, console).go()
+        stages = ColdStart(job, console)
+        write_text_atomic(run.config, config_text)  # settings that are refused leave no run behind
+        results = stages.go()
         write_text_atomic(run.next_recipe, _next_recipe(config, run))
         write_text_atomic(run.report, _report(results, command, run))
         write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")

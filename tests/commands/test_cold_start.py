@@ -72,11 +72,15 @@ def assert_one_line(result, message):
         (["sample.force_opening=1"], "sample.force_opening=1: needs true or false, got 1"),
         (["sft.max_steps=x", "sft.lerning_rate=1"], "sft.lerning_rate: unknown key of SFTConfig"),
         (["sft.learning_rate=1"], "sft.learning_rate: is set by [train] or --out"),
+        (['sft.bf16="no"'], "sft.bf16: needs true or false, got 'no'"),
+        (["sft.optim=nope"], "sft: nope is not a valid OptimizerNames"),
+        (["train.seed=4294967296"], "must be at most 4294967295, got 4294967296"),
         (["model.path=embedded:votes"], "model.path: no embedded model votes/cold_start"),
     ],
 )
 def test_bad_recipes(overrides, message, tmp_path):
     assert_one_line(run(*options(tmp_path / "run", *overrides)), message)
+    assert not (tmp_path / "run").exists()  # a corrected recipe goes into the same folder
 
 
 @contextmanager

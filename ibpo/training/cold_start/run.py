@@ -92,6 +92,7 @@ class ColdStart:
         self.groups = groups_of(job.config)
         self.tokenizer: Any = None
         self.model: Any = None
+        self._check_options()
 
     def go(self) -> dict[str, Any]:
         """Do what is missing; returns what goes to `results.json`.
@@ -99,7 +100,6 @@ class ColdStart:
         Raises:
             IbpoError: for anything in the recipe, the model, the server or the machine that the user can fix.
         """
-        self._check_options()
         try:
             provenance = self.sample_and_build()
             self.fine_tune()
@@ -278,6 +278,11 @@ class ColdStart:
             if key not in known:
                 raise IbpoError(f"sft.{key}: unknown key of SFTConfig; {nearest(key, known)}")
         check_settings("sft", self.config.sft, SFTConfig)
+        try:  # before the solutions are sampled
+            options = {"output_dir": str(self.run.checkpoints), "use_cpu": not torch.cuda.is_available()}
+            SFTConfig(**options | self.config.sft)
+        except Exception as error:
+            raise wrong_setting("sft", error) from None
         self._adapter()
 
     def _adapter(self) -> Any:
