@@ -109,7 +109,9 @@ def _spread(budget: Budget, values: Collection[str] | None, where: str) -> list[
         return [replace(budget, scope=replace(scope, value=value)) for value in sorted(values)]
     if scope.value not in values:
         near = difflib.get_close_matches(scope.value, values, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(values)[:8])}"
+        known = sorted(value for value in values if value)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known[:8])}"
+        hint = hint if known else "no prompt has any; name the column that holds it, or leave the slice out"
         raise IbpoError(f"{place}: no prompt has {scope.column} = {scope.value!r}; {hint}")
     return [budget]
 

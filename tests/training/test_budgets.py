@@ -223,3 +223,8 @@ def test_a_window_goes_on_only_under_budgets_that_it_knows_the_slices_of():
     older = lower_level({"extended@domain": 0.25})
     older.restore({name: value for name, value in state.items() if name != "slices"})
     assert np.array_equal(older.history[0][2], began.history[0][2])
+
+
+def test_a_slice_by_a_column_without_values_says_so():
+    with pytest.raises(IbpoError, match="no prompt has level = 'easy'; no prompt has any; name the column"):
+        read_budget({"b@level=easy": 0.3}, ["a", "b"], lambda column: {""})
