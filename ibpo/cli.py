@@ -12,7 +12,6 @@ from typer.core import TyperCommand, TyperGroup
 
 from ibpo import __version__
 from ibpo.errors import IbpoError, one_line
-from ibpo.terminal import say
 
 COMMANDS = {
     "demo": (
@@ -241,6 +240,8 @@ class _LazyGroup(TyperGroup):
             raise
         except (IbpoError, OSError) as error:
             for note in getattr(error, "notes", ()):  # of MissingColumns: how the log was read
+                from ibpo.terminal import say
+
                 say(note)
             from ibpo.commands.hints import completed, for_command, near_file
 

@@ -231,6 +231,9 @@ def open_router(
             f"{path}: decides once an answer of {found.groups[0]!r} is there, which only ibpo serve and the library "
             "have; fit it without --first-answers"
         )
+    about = found.embedding
+    if about and not ("model" in about and about.get("layers", "0").isdigit() and {"sha256", "base_url"} & set(about)):
+        raise IbpoError(f"{path}: does not say where its embeddings come from; make it again with ibpo route fit")
     if "sha256" in found.embedding:
         if not isinstance(server, Path):
             raise IbpoError(

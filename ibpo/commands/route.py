@@ -24,7 +24,7 @@ from ibpo.commands.options import (
 )
 from ibpo.commands.plain_help import PlainCommand, PlainGroup
 from ibpo.errors import IbpoError
-from ibpo.terminal import plain_console, print_table
+from ibpo.terminal import plain_console, print_table, say
 
 if TYPE_CHECKING:
     from ibpo.routing import RoutedLog, Router
@@ -114,8 +114,10 @@ def fit_command(
     prompt, (by, value) = named.pop("prompt", None), read_part(part)
     names = LogColumns(**named, by=by, prices=read_prices(prices) if prices else None)
     table = read_routed_log(log, columns=names, prompt=prompt, numbers=number or (), part=value)
+    for note in table.log.notes:
+        say(note)
     if table.left_out:
-        typer.echo(f"problems without a response of every response group: {table.left_out} left out", err=True)
+        say(f"problems without a response of every response group: {table.left_out} left out")
     budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)
     for one in budgets:  # complain before any fitting
         check_routed(one, table)

@@ -184,6 +184,18 @@ def test_a_changed_or_old_file_is_refused(tmp_path, change, message):
         load_router(path)
 
 
+@pytest.mark.parametrize(
+    "embedding", [{"model": "m"}, {"base_url": "http://x/v1"}, {"model": "m", "sha256": "0", "layers": "two"}]
+)
+def test_embeddings_from_nowhere_are_one_line(tmp_path, embedding):
+    path, prompts = tmp_path / "router.json", tmp_path / "prompts.jsonl"
+    save_router(fit_router(table_of(tmp_path, num_problems=20)), path)
+    path.write_text(json.dumps(resigned({**json.loads(path.read_text()), "embedding": embedding})))
+    prompts.write_text('{"prompt": "x"}\n')
+    done = CliRunner().invoke(app, ["route", "score", str(path), str(prompts), "--out", str(tmp_path / "s.jsonl")])
+    assert done.exit_code and "does not say where its embeddings come from" in done.output
+
+
 @pytest.mark.parametrize("report", [{"budgets": 3}, {"budgets": [1]}, {"curve": "x"}])
 def test_a_report_that_was_changed_is_one_line(tmp_path, report):
     path = tmp_path / "router.json"
