@@ -188,7 +188,7 @@ def _finite(value: float) -> float:
     """A number of a state.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not one.
     """
     if not math.isfinite(found := float(value)):
         raise ValueError(f"{found} is not a finite number")
