@@ -11,6 +11,7 @@ cost |
 | `tokens=25%range`, `25%range` | a quarter of the way from the cheapest response group to the most expensive |
 | `extended@level=3=0.2` | a share of the problems whose column `level` holds 3 |
 | `extended@level=0.2`, `extended@level>=0.2` | the same within each value of that column |
+| `"gpt-5@high"=30%` | a name that holds `@`, `=`, `<` or `>`, between quotation marks of either kind |
 
 Spaces may be around every part. A table (`[budget]` in TOML, `IBPOConfig.budget`) has the part before the amount as
 its key and the amount as a number or a text: `extended = "30%"`, `"extended>=" = 0.1`, `"extended@level=3" = 0.2`.
@@ -44,6 +45,8 @@ ROUNDING = Fraction(1, 10**9)
 EXAMPLES = "extended=30%, 'extended>=10%', tokens=2000, tokens=0.5x or tokens=25%range"
 
 _NUMBER = r"[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|\.[0-9]+(?:[eE][+-]?[0-9]{1,3})?|[0-9]+\s*/\s*[0-9]+"
+_ODD = re.compile("^[\"']|[@=<>]")
+_QUOTED = re.compile(r"""\s*(["'])(.+?)\1\s*(@?)(.*)""", re.DOTALL)
 _AMOUNT = re.compile(rf"\s*({_NUMBER})\s*(%?)\s*((?:of\s+)?range|x)?\s*", re.ASCII)
 
 
@@ -82,9 +85,18 @@ class Budget:
 
     @property
     def key(self) -> str:
-        """All but the amount, as a key of a table; of each problem's bounds no two may have the same."""
+        """All but the amount, as a key of a table; of each problem's bounds no two may have the same.
+
+        Example:
+            >>> parse_budget("'gpt-5@high' >= 10%").key
+            '"gpt-5@high">='
+        """
+        return write_name(self.name) + self._after_name
+
+    @property
+    def _after_name(self) -> str:
         where = "" if self.scope is None else f"@{self.scope}"
-        return f"{self.name}{where}{'>=' if self.sense == 'at_least' else ''}"
+        return f"{where}{'>=' if self.sense == 'at_least' else ''}"
 
     @property
     def amount_text(self) -> str:
@@ -252,12 +264,14 @@ def check_budget(
     """
     where = where or f"--budget {budget}"
     if groups is not None and budget.name not in groups and budget.name not in costs:
-        close = difflib.get_close_matches(budget.name, [*groups, *costs], n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        whole = budget.key.removesuffix(">=")  # a name that was not put between quotation marks
+        close = [whole] if whole in groups else difflib.get_close_matches(budget.name, [*groups, *costs], 1, 0.5)
+        hint = f"; did you mean {write_name(close[0])}?" if close else ""
         costs = () if refused and "cost" in refused else costs
         cost = " and no cost" if costs else ""
         raise IbpoError(
-            f"{where}: no response group{cost} is named {budget.name!r}; there are {', '.join([*groups, *costs])}{hint}"
+            f"{where}: no response group{cost} is named {budget.name!r}; there are "
+            f"{', '.join(map(write_name, [*groups, *costs]))}{hint}"
         )
     is_share = budget.name in groups if groups is not None else budget.name not in costs
     features = {
@@ -277,7 +291,7 @@ def check_budget(
         if budget.scope is not None and budget.scope.value is None:
             fix = f"a slice of one value is {budget.key.removesuffix('>=')}=VALUE=SHARE"
         elif budget.unit == "percent" and costs and budget.scope is None and not set(refused or ()) & {"cost", "now"}:
-            cost = f"{next(iter(costs))}{budget.key[len(budget.name) :]}"
+            cost = f"{next(iter(costs))}{budget._after_name}"
             fix = f"did you mean {cost}{equals}{amount}x, so much of today's cost?"
         elif budget.unit == "percent":
             fix = f"write at most {budget.key}{equals}100%, which leaves the choice free"
@@ -298,6 +312,17 @@ def check_budget(
     if budget.unit == "range" and budget.amount > 1:
         raise IbpoError(f"{where}: goes from 0%range, the cheapest response group, to 100%range, the most expensive")
     return is_share
+
+
+def write_name(name: str) -> str:
+    """A name as a budget's text has it: between quotation marks where it holds a sign that means something else there.
+
+    Example:
+        >>> write_name("extended"), write_name("effort=low")
+        ('extended', '"effort=low"')
+    """
+    mark = "'" if '"' in name else '"'
+    return f"{mark}{name}{mark}" if _ODD.search(name) else name
 
 
 def costs_named(column: str) -> tuple[str, ...]:
@@ -371,9 +396,12 @@ def _refuse(features: Mapping[str, bool], refused: Mapping[str, str] | None, whe
 
 
 def _budget(key: str, at_least: bool, amount: str, where: str) -> Budget:
-    name, at, place = (part.strip() for part in key.partition("@"))
+    if quoted := _QUOTED.fullmatch(key):
+        name, at, place = quoted[2], quoted[3], quoted[4].strip()
+    else:
+        name, at, place = (part.strip() for part in key.partition("@"))
     column, equals, value = (part.strip() for part in place.partition("="))
-    if not name or re.search("[<>=]", name):
+    if not name or (not quoted and _ODD.search(name)) or (place and not at):
         raise IbpoError(f"{where}: needs NAME=AMOUNT, e.g. {EXAMPLES}")
     if at and (not column or re.search("[<>]", column) or (equals and (not value or value[-1] in "<>="))):
         raise IbpoError(f"{where}: a slice is NAME@COLUMN=VALUE=AMOUNT or NAME@COLUMN=AMOUNT, for each value")

@@ -58,6 +58,11 @@ LEVEL_3, A_IS_B = Slice(column="level", value="3"), Slice(column="level", value=
             "tokens@level>=20",
             Budget(name="tokens", sense="at_least", amount=Fraction(20), scope=Slice(column="level")),
         ),
+        ('"gpt@high"=30%', Budget(name="gpt@high", amount=Fraction(3, 10), unit="percent")),
+        (" 'effort=low' >= 1/3 ", Budget(name="effort=low", sense="at_least", amount=THIRD)),
+        ('"a@b" @ level = 3 <= 0.2', Budget(name="a@b", amount=Fraction(1, 5), scope=LEVEL_3)),
+        ("'extended'=0.3", Budget(name="extended", amount=Fraction(3, 10))),
+        ("it's=0.3", Budget(name="it's", amount=Fraction(3, 10))),
     ],
 )
 def test_texts(text, budget):
@@ -66,7 +71,8 @@ def test_texts(text, budget):
     assert parse_budget_entry(budget.key, budget.amount_text) == budget
 
 
-NAMES = st.text("abcXYZ019_-. ", min_size=1).map(str.strip).filter(bool)
+COLUMNS = st.text("abcXYZ019_-. ", min_size=1).map(str.strip).filter(bool)
+NAMES = st.text("abc019_-. @=<>\"'", min_size=1).map(str.strip).filter(lambda text: text and not {'"', "'"} <= {*text})
 VALUES = st.text("abc019_ =<>@%x", min_size=1).map(str.strip).filter(lambda text: text and text[-1] not in "<>=")
 AMOUNTS = st.fractions(min_value=0, max_value=10**9, max_denominator=10**6)
 
@@ -78,7 +84,7 @@ AMOUNTS = st.fractions(min_value=0, max_value=10**9, max_denominator=10**6)
         sense=st.sampled_from(["at_most", "at_least"]),
         amount=AMOUNTS,
         unit=st.sampled_from(["number", "percent", "now", "range"]),
-        scope=st.none() | st.builds(Slice, column=NAMES, value=st.none() | VALUES),
+        scope=st.none() | st.builds(Slice, column=COLUMNS, value=st.none() | VALUES),
     )
 )
 def test_what_is_written_reads_back(budget):
@@ -86,7 +92,7 @@ def test_what_is_written_reads_back(budget):
     assert parse_budget_entry(budget.key, budget.amount_text) == budget
 
 
-@given(st.text("aextoknslv@=<>.0123%/ xrange", max_size=20))
+@given(st.text("aextoknslv@=<>.0123%/ xrange\"'", max_size=20))
 def test_any_text_is_a_budget_or_is_refused_with_its_place(text):
     try:
         budget = parse_budget(text)
@@ -94,6 +100,12 @@ def test_any_text_is_a_budget_or_is_refused_with_its_place(text):
         assert str(error).startswith(f"--budget {text}: ")
     else:
         assert parse_budget(str(budget)) == budget
+
+
+def test_a_name_that_needs_quotation_marks_is_shown_with_them():
+    with pytest.raises(IbpoError, match=r'named \'gpt\'; there are "gpt@low", "gpt@high"; did you mean "gpt@high"\?'):
+        check_budget(parse_budget("gpt@high>=30%"), groups=["gpt@low", "gpt@high"], costs=())
+    assert check_budget(parse_budget('"gpt@high">=30%'), groups=["gpt@low", "gpt@high"])
 
 
 @given(st.floats(0, 1e9))

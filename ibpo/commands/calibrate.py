@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ibpo import __version__
-from ibpo.budget import check_budget, parse_budget
+from ibpo.budget import check_budget, parse_budget, write_name
 from ibpo.commands.completion import keys
 from ibpo.commands.options import read_pairs
 from ibpo.config import TrainConfig
@@ -200,7 +200,9 @@ def move_policy(path: Path, out: Path, model: str, columns: dict[str, str], floo
         write_text_atomic(
             out / "moved.json", json.dumps({**about, "shares": shares, "temperature": temperature}) + "\n"
         )
-        write_text_atomic(out / "config.toml", to_toml(tables, f"ibpo calibrate --budget {wanted.name}={amount:g}"))
+        write_text_atomic(
+            out / "config.toml", to_toml(tables, f"ibpo calibrate --budget {write_name(wanted.name)}={amount:g}")
+        )
         partial.rename(out / "model")
     said = ", ".join(f"{name} {value:.1%}" for name, value in shares.items())
     typer.echo(f"{len(ids)} prompts, temperature {temperature:g}: {said} -> {out / 'model'}")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ibpo.budget import parse_budget_entry
+from ibpo.budget import parse_budget_entry, write_name
 from ibpo.config import ResponseGroupConfig
 from ibpo.data import files_below
 from ibpo.responses import build_response_groups, messages_before
@@ -47,8 +47,9 @@ def trained_policy(model: str) -> Json | None:
     try:
         table = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
         names = [group["name"] for group in table["response_group"]]
+        keys = set(map(write_name, names))
         budgets = [parse_budget_entry(key, amount) for key, amount in table["budget"].items()]
-        shares = {budget.name: float(budget.amount) for budget in budgets if budget.key in names}
+        shares = {budget.name: float(budget.amount) for budget in budgets if budget.key in keys}
         metrics = run / "metrics.jsonl"  # a policy that was moved to its budget has none
         lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
         rows = [json.loads(line) for line in lines]

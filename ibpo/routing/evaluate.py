@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpo.allocation import allocate, frontier, holdout_value, random_mix
-from ibpo.budget import Budget, check_budget, costs_named, move_budget
+from ibpo.budget import Budget, check_budget, costs_named, move_budget, write_name
 from ibpo.errors import IbpoError
 from ibpo.evaluation import estimate_from_draws
 from ibpo.pictures import number_text
@@ -140,7 +140,7 @@ def evaluate_router(
 
         names = ("value", "spent", "mix", "oracle", "regret", "regret_of_mix", "gain_over_mix", "captured")
         row: dict[str, Any] = {
-            "budget": f"{budget.name}={float(asked):.6g}",
+            "budget": f"{write_name(budget.name)}={float(asked):.6g}",
             **dict(zip(names, figures(every), strict=True)),
         }
         rng = np.random.default_rng(seed)

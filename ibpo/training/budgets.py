@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from ibpo.budget import TOKENS, Budget, check_budget, check_together, parse_budget_table
+from ibpo.budget import TOKENS, Budget, check_budget, check_together, parse_budget_table, write_name
 from ibpo.errors import IbpoError
 
 CONFIG = "IBPOConfig: budget "
@@ -103,7 +103,7 @@ def _spread(budget: Budget, values: Collection[str] | None, where: str) -> list[
             return [budget]
         raise IbpoError(
             f"{place}: the values of a stream's column are not known in advance; write one budget "
-            f"{budget.name}@{scope.column}=VALUE for each"
+            f"{write_name(budget.name)}@{scope.column}=VALUE for each"
         )
     if scope.value is None:
         return [replace(budget, scope=replace(scope, value=value)) for value in sorted(values)]
