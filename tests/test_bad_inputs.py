@@ -73,7 +73,9 @@ def test_a_mean_of_400_digits(tmp_path):
     plan, trace = tmp_path / "plan.toml", tmp_path / "trace.jsonl"
     plan.write_text(f"[budget.tokens]\nmean = {'9' * 400}\n")
     trace.write_text('{"t": 1, "output_tokens": 5}\n')
-    assert "mean has 400 digits; give a number below 1e308" in error_of("simulate", str(trace), "--plan", str(plan))
+    assert "mean is a number of 400 digits; give a number below 1e308" in error_of(
+        "simulate", str(trace), "--plan", str(plan)
+    )
 
 
 @pytest.mark.parametrize("line", ['{"question": ' + "9" * 5000 + "}", "[" * 100_000])

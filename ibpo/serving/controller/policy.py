@@ -325,12 +325,13 @@ def _check_number(where: str, key: str, value: float) -> None:
 
 
 def show(value: Any) -> str:
-    """A value as an error names it: of a whole number that is larger than any float, about how many digits it has.
+    """A value as an error names it: of a whole number that is larger than any float, how many digits it has.
 
     Example:
-        >>> show(0.5), show(10**400)
-        ('0.5', 'a number of 401 digits')
+        >>> show(0.5), show(10**400), show(1 - 10**400)
+        ('0.5', 'a number of 401 digits', 'a number of 400 digits')
     """
     if not isinstance(value, int) or abs(value) <= LARGEST:
         return repr(value)
-    return f"a number of {math.ceil(value.bit_length() * math.log10(2))} digits"
+    most = math.ceil(value.bit_length() * math.log10(2))
+    return f"a number of {most - (abs(value) < 10 ** (most - 1))} digits"
