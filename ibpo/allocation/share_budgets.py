@@ -318,7 +318,8 @@ def _largest(
     # How many of the positive gains fit, or how many others have to be added.
     count = int(high) if positive > high else int(low) - positive
     # Only gains on the near side of 0 are in question. A large atom at 0, as binary rewards make, slows np.partition
-    # down more than a sort would; where there is none, a few more numbers cost less than leaving them out.
+    # (where nothing is compiled) down more than a sort would; where there is none, a few more numbers cost less than
+    # leaving them out.
     if positive > high and 64 * np.count_nonzero(gain == 0) < len(gain):
         value = gain
     else:

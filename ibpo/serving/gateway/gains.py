@@ -102,12 +102,12 @@ class OpeningTokens:
         said = await self._ask(encode(asked))
         try:
             answer = json.loads(said)
-            pieces = answer.get("token_strs") or [row["piece"] for row in answer["tokens"]]
+            pieces = list(map(str, answer.get("token_strs") or [row["piece"] for row in answer["tokens"]]))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pieces = []
         for piece in pieces:
             # As vocabularies write spaces and line breaks.
-            plain = str(piece).replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n").lstrip()
+            plain = piece.replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n").lstrip()
             if plain:
                 return plain
         raise IbpoError("the upstream's /tokenize gives no text of its tokens")
@@ -167,7 +167,7 @@ async def find_gains(
                     answer = await send_probe(body)
                 probe_tokens = 1  # generated, whatever it says
                 chances = read_opening_probabilities(answer, request, model, first)
-            except Exception:  # whatever the upstream says, the request is answered
+            except (TimeoutError, IbpoError):
                 on_failure("probe")
                 continue
             standard = model.response_group[0].name
@@ -368,7 +368,7 @@ def read_opening_probabilities(
             top = [(str(row["token"]), float(row["logprob"])) for row in logprobs["content"][0]["top_logprobs"]]
         else:
             top = [(str(token), float(value)) for token, value in logprobs["top_logprobs"][0].items()]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         top = []
     if not top:
         raise IbpoError("the probe's answer holds no log-probabilities")
