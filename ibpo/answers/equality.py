@@ -65,7 +65,7 @@ def same(ours: Node, theirs: Node) -> bool:
         return False
     if ours.kind in COLLECTIONS or theirs.kind in COLLECTIONS:
         return _same_collection(ours, theirs)
-    if ours.kind == "ratio" or theirs.kind == "ratio":
+    if "ratio" in (ours.kind, theirs.kind) and "quantity" not in (ours.kind, theirs.kind):  # 10:30 a.m.
         return _same_ratio(ours, theirs)
     return same_quantity(ours, theirs)
 

@@ -151,9 +151,9 @@ def _roman(text: str, at: int, opening: str, spaced: bool, tokens: list[Token]) 
     if (found := TRAILING.match(content)) is not None:
         tokens.extend((Token("text", found[1], spaced), Token("word", found[2], True)))
     elif content.strip(" ,;.") in SEPARATORS:
-        tokens.append(Token("sign", ",", spaced))
-        tokens[-1].text = content.strip(" ,;.")
-        tokens[-1].kind = "word"
+        tokens.append(Token("word", content.strip(" ,;."), spaced))
+    elif content in (",", ";"):
+        tokens.append(Token("sign", content, spaced))
     elif (
         MULTIPLE.fullmatch(content)
         or content in FUNCTIONS - {"min"}

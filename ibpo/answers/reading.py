@@ -184,11 +184,17 @@ class Reader(FormulaReader):
             unit = f"{currency}{'' if unit[0] == '/' else ' '}{unit}"
         quantity = Node("quantity", (node,), name=unit or currency)
         if self.kind() == "number":
+            if has_variable(node):  # She sold 72 clips
+                raise Unread("a number behind words")
             second = self.with_unit(self.sum(), "")
             if second.kind not in ("quantity", "list"):
                 raise Unread("a second number without unit")
             return Node("list", (quantity, *(second.parts if second.kind == "list" else (second,))), name="compound")
         return quantity
+
+    def _unites(self) -> bool:
+        """Whether a letter U between sets comes."""
+        return self.peek() == "U" and self.peek(1) in ("(", "[", r"\lbrace")
 
     def _only(self, unit: str, words: str) -> str:
         if words.strip():
@@ -203,7 +209,7 @@ class Reader(FormulaReader):
             power = token.text in ("^",) and words
             if (
                 token.kind == "text"
-                or (token.kind in ("word", "unit_letter") and token.text not in SEPARATORS)
+                or (token.kind in ("word", "unit_letter") and token.text not in SEPARATORS and not self._unites())
                 or (
                     token.kind == "sign"
                     and token.text in "/*."

@@ -17,7 +17,8 @@ CHARACTERS = {
     "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\R ", "°": r"^\circ ", "º": r"^\circ ", "…": r"\dots ", "≡": r"\equiv ",
     "→": r"\to ", "∖": r"\setminus ", "¢": r"\text{cents}", "’": "'", "′": "'", "“": '"', "”": '"',
     "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
-"¬": r"\neg ", "∼": r"\sim ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "、": ",", "，": ", ",
+"¬": r"\neg ", "∼": r"\sim ", "∠": r"\angle ", "△": r"\triangle ", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
+"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "、": ",", "，": ", ",
 }  # fmt: skip
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -49,7 +50,9 @@ SPELLINGS = tuple((needle, re.compile(pattern), spelling) for needle, pattern, s
     ("{.}", r"(?<=\d)\{\.\}(?=\d)", "."), (r"\textdollar", r"\\textdollar(?![A-Za-z])", "$"),
     ("to", r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(\d+)$", r"\1:\2"),
     ("-", r"^([xyz]{1,2})\s*(?:\\text\s*\{)?\s*-\s*(ax[ie]s|intercepts?|coordinates?|plane)\}?$", r"\\text{\1-\2}"),
-    (r"\bmod", r"\(\s*\\bmod\s*(\w+)\s*\)", r"\\pmod{\1}"),
+    ("mod", r"(?:\\text\s*\{\s*)?\(\s*(?:\\(?:text|mathrm|operatorname)\s*\{\s*mod|\\?b?mod)(?![A-Za-z])"
+     r"(?:[\s~{}]|\\[ ,;:!])*(\w+)\s*\}?\s*(?:\)\s*\}?|\\text\s*\{\s*\)\s*\})", r"\\mod \1"),
+    ("mod", r"(?<=\d)\s+mod(?:ulo)?\s+(?=\d)", r" \\mod "),
     ("o", r"\^\s*\{\s*\\(?:text|mathrm)\s*\{\s*o\s*\}\s*\}", r"\\degree "),
     ("]", r"\\\\\s*\[-?[\d.]+\s*[a-z]{2}\]", lambda _: r"\\"),
     (r"\frac", r"\\frac\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}\s*"
@@ -74,6 +77,7 @@ SPELLINGS = tuple((needle, re.compile(pattern), spelling) for needle, pattern, s
     ("...", r"\.\.\.+", r"\\dots "),
     ("or", r"(?<=[\d)])or(?=[A-Z(\d\\])", " or "), ("and", r"(?<=[\d)])and(?=[A-Z(\d\\])", " and "),
     ("R", r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?", r"\\R "),
+    ("real", r"^(?:\\text\s*\{\s*)?(?:[Tt]he set of )?[Aa]ll real numbers\s*\}?$", r"\\R "),
     (r"\varnothing", r"\\varnothing", r"\\emptyset "), (r"\O", r"\\O(?![A-Za-z])", r"\\emptyset "),
     (r"\backslash", r"\\backslash", r"\\setminus "),
     ("\\", r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![A-Za-z])", r"\\degree "),

@@ -36,6 +36,8 @@ BENDS = ("abs", "root", "max", "min", "floor", "ceil")
 MIN_PLACES, MIN_DIGITS = 10, 10
 """A decimal stands for the number that it rounds if it gives so many places, and digits that are not leading zeros: a
 double that was printed. Fewer digits are another number."""
+DIGITS_OF_DOUBLE = 17
+"""Most digits of a double that was printed; it may be off by the distance of two doubles."""
 
 
 def same_value(ours: Node, theirs: Node) -> bool:
@@ -64,7 +66,9 @@ def rounds(decimal: Node, value: Node) -> bool:
             known = Fraction(int(number.real * 10 ** (decimal.places + 3)), 10 ** (decimal.places + 3))
     elif known.denominator == 1 or not goes_on(known):
         return False
-    return abs(decimal.number - known) * 10**decimal.places <= Fraction(1, 2) + Fraction(1, 500)
+    rounding = (Fraction(1, 2) + Fraction(1, 500)) / 10**decimal.places
+    printed = abs(known) / 2**52 if len(digits) <= DIGITS_OF_DOUBLE else 0
+    return abs(decimal.number - known) <= max(rounding, printed)
 
 
 def goes_on(value: Fraction) -> bool:

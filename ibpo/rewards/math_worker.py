@@ -42,6 +42,8 @@ ROMAN = re.compile(r"\\(?:text|mbox|mathrm)(?![A-Za-z])")
 CHOICE_ALONE = re.compile("[A-HJ]")
 PLAIN = re.compile(r"[-_\d.,\\ {}/a-z%]+")
 PIECE = re.compile(r"\\[A-Za-z]+|[A-Za-z]+|\d+(?:\.\d+)?|\S")
+ONE_RAISED = re.compile(r"(?<=[\^_])\s*\{\s*(\w)\s*\}")
+"""The index of a sum in braces that it does not need."""
 
 
 def two_stage(parser: Any) -> Any:
@@ -146,7 +148,7 @@ def equal(predicted: str, gold: str) -> bool:
 
 def same_pieces(predicted: str, gold: str) -> bool:
     """Whether two answers that cannot be read are written alike, or are reordered sums that math-verify calls equal."""
-    ours, theirs = (PIECE.findall(clean(answer)) for answer in (predicted, gold))
+    ours, theirs = (PIECE.findall(ONE_RAISED.sub(r"\1 ", clean(answer))) for answer in (predicted, gold))
     if ours == theirs:
         return True
     if Counter(ours) != Counter(theirs) or not REORDERED & set(ours) or "\\dots" in ours:

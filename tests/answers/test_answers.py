@@ -180,6 +180,18 @@ y = 2x - 13 | 2x-13
 10 | \dbinom{5}{2}
 \frac12 | 1 \over 2
 \frac{\pi}{4} | \tan^{-1}(1)
+x \equiv 3 \pmod 7 | x ≡ 3 (mod 7)
+x \equiv 3 \pmod{7} | x\equiv 3\ (\mathrm{mod}\ 7)
+3 \pmod{7} | 3\text{ (mod }7\text{)}
+3 \pmod{7} | 3 mod 7
+(-\infty,-1)\cup(1,\infty) | (-\infty,-1) U (1,\infty)
+\{1,2,3\} | 1\text{, }2\text{ and }3
+10:30 | 10:30 a.m.
+\mathbb{R} | all real numbers
+\angle A = 60^\circ | ∠A = 60°
+\triangle ABC | △ABC
+36\pi | 113.09733552923255
+\sqrt[3]{7} | 1.9129311827723892
 """
 OTHER = r"""
 \{1,2\} | 1 day 2 hours
@@ -250,6 +262,13 @@ xy^2 | x^2y^2
 \mathbb{R} | \{\mathbb{R}\}
 \$5 \text{ per hour} | \$5 \text{ per day}
 \text{Monday, June 5} | Monday, June 6
+3 \pmod 7 | 4 (mod 7)
+3 \pmod 7 | 3 (mod 8)
+10:30 a.m. | 10:30 p.m.
+10:30 | 10:31 a.m.
+\pi | 3.1415926535897941
+\pi | 3.14159265358979335
+\angle ABC | ∠ACB
 """
 UNREAD = r"""
 43 \to 42
@@ -276,6 +295,7 @@ $42$, which is wrong
 \cancel{42}
 <s>42</s>
 42 ✗
+She sold 42 clips in total
 """
 
 

@@ -45,6 +45,8 @@ def test_two_stages_parse_what_one_does():
     [
         ("So the total is 72 apples in all.", "72"),
         ("The answer is not 72", ""),
+        ("She sold 72 clips in total.", "72"),
+        ("a total of 72 clips", "72"),
         ("There are more than 72", ""),
         ("We know that 72 is wrong", ""),
         ("not 71 at all, but it is 72", "72"),
@@ -72,3 +74,4 @@ def test_a_ratio_is_no_choice():
 def test_what_cannot_be_read_is_written_alike():
     assert same_pieces(r"1+2+\ldots+9", "1 + 2 + ... + 9")
     assert not same_pieces(r"1+2+\ldots+9", r"2+1+\ldots+9")
+    assert same_pieces(r"\sum_{k=1}^{n} k", r"∑_{k=1}^n k") and not same_pieces(r"\sum^{n}2", r"\sum^{n2}")
