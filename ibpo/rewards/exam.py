@@ -73,13 +73,14 @@ def assemble(candidate: Candidate) -> Exam | None:
     cases = problem.info.get("cases")
     if cases:
         if isinstance(cases, str) or not all(
-            isinstance(case, Mapping) and {"input", "output"} <= {*case} for case in cases
+            isinstance(case, Mapping) and all(isinstance(case.get(key), str) for key in ("input", "output"))
+            for case in cases
         ):
             raise IbpoError(
-                f"problem {problem.problem_id}: info['cases'] needs a list of {{'input': ..., 'output': ...}}"
+                f"problem {problem.problem_id}: info['cases'] needs a list of {{'input': TEXT, 'output': TEXT}}"
             )
         return _contest_exam(candidate, answer, cases) if answer.strip() else None
-    tests, setup = problem.info.get("tests"), str(problem.info.get("setup", "")).lstrip(MARKS)
+    tests, setup = problem.info.get("tests"), str(problem.info.get("setup") or "").lstrip(MARKS)
     if not isinstance(tests, str) or not tests.strip():
         raise IbpoError(f"problem {problem.problem_id}: has no tests; give source text in info['tests']")
     if not answer.strip():
@@ -100,8 +101,14 @@ def _contest_exam(candidate: Candidate, answer: str, cases: Sequence[Mapping[str
         return Exam(program=program, support=tuple(support), prelude=CONTEST_PRELUDE, inputs=inputs)
     program, support = choose_program(candidate.completion, answer, ("Solution", name))
     method = "class Solution" in program
-    calls = [([json.loads(line) for line in case["input"].split("\n") if line.strip()], json.loads(case["output"]))
-             for case in cases]  # fmt: skip
+    try:
+        calls = [([json.loads(line) for line in case["input"].split("\n") if line.strip()], json.loads(case["output"]))
+                 for case in cases]  # fmt: skip
+    except ValueError:
+        raise IbpoError(
+            f"problem {candidate.problem.problem_id}: info['cases'] holds arguments or a result of {name} that are not "
+            "JSON; write the arguments one a line, texts in quotation marks"
+        ) from None
     tests = (
         f"import json\ncalls = json.loads({json.dumps(calls)!r})\n"
         f"function = {'Solution().' if method else ''}{name}\n"

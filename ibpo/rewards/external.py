@@ -219,9 +219,8 @@ class CommandJudge:
             raise IbpoError(f"{self._place}: cannot be started: {error.strerror}; name a program that can") from None
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()
-            raise IbpoError(
-                f"{self._place}: ended with exit status {done.returncode}: {said[-1][:300] if said else 'said nothing'}"
-            )
+            how = f"was ended by signal {-code}" if (code := done.returncode) < 0 else f"ended with exit status {code}"
+            raise IbpoError(f"{self._place}: {how}: {said[-1][:300] if said else 'said nothing'}")
         # Not by `splitlines`: a reason may hold a separator of Unicode as it is.
         lines = [line for line in done.stdout.decode(errors="replace").split("\n") if line.strip()]
         if len(lines) != len(candidates):
@@ -242,7 +241,7 @@ class CommandJudge:
                 f"{self._place}: problem {candidate.problem.problem_id}: {line[:80]!r} is not a reward; write a number "
                 "from 0 to 1, or an object with it as 'reward'"
             )
-        return Judgement(reward=reward, reason=str(row.get("reason", ""))[:300])
+        return Judgement(reward=reward, reason=str(row.get("reason") or "")[:300])
 
 
 def _line(candidate: Candidate) -> dict[str, Any]:

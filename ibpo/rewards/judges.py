@@ -241,8 +241,10 @@ class MixtureOfJudges:
         """See `Judge`."""
         whole = [i for i, candidate in enumerate(candidates) if NOT_TRUNCATED.check(candidate) is None]
         seen = [candidates[i] for i in whole]
-        by_judge = {name: judge.judge(seen) for name, judge in self.rewards.items()}
+        by_judge = {name: judgements_of(name, judge, seen) for name, judge in self.rewards.items()}
         broken = [(constraint.name, constraint.violations(seen)) for constraint in self.constraints]
+        for name, reasons in broken:
+            _check_number(f"constraint {name!r}", reasons, seen)
         judged = [Judgement(reward=0.0, reason="truncated", violations=(NOT_TRUNCATED.name,)) for _ in candidates]
         for position, i in enumerate(whole):
             parts = {name: judgements[position] for name, judgements in by_judge.items()}
@@ -283,8 +285,27 @@ class JudgePerTask:
             rows.setdefault(task, []).append(i)
         judged: dict[int, Judgement] = {}
         for task, chosen in rows.items():
-            judged |= zip(chosen, self.judges[task].judge([candidates[i] for i in chosen]), strict=True)
+            theirs = judgements_of(task, self.judges[task], [candidates[i] for i in chosen])
+            judged |= zip(chosen, theirs, strict=True)
         return [judged[i] for i in range(len(candidates))]
+
+
+def judgements_of(name: str, judge: Judge, candidates: Sequence[Candidate]) -> list[Judgement]:
+    """What a judge says; others write judges too, and one judgement too many would shift all others.
+
+    Raises:
+        IbpoError: unless it is one judgement for each candidate.
+    """
+    found = judge.judge(candidates)
+    _check_number(f"judge {name!r}", found, candidates)
+    if other := [judgement for judgement in found if not isinstance(judgement, Judgement)]:
+        raise IbpoError(f"judge {name!r}: gave {other[0]!r}; give Judgement(reward=..., reason=...) for each candidate")
+    return found
+
+
+def _check_number(who: str, found: Sequence[object], candidates: Sequence[Candidate]) -> None:
+    if len(found) != len(candidates):
+        raise IbpoError(f"{who}: gave {len(found)} results for {len(candidates)} candidates; give one for each")
 
 
 @cache

@@ -532,3 +532,20 @@ def test_a_problem_without_tests_is_an_error():
     candidate = Candidate(problem=Problem(problem_id="p7", prompt="", answer=""), completion="", predicted_answer="x")
     with pytest.raises(IbpoError, match=r"problem p7: has no tests; give source text in info\['tests'\]"):
         code.assemble(candidate)
+
+
+@confined
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (contest((3, "6")), "problem c: info.'cases'. needs a list of"),
+        (contest(("3", None)), "problem c: info.'cases'. needs a list of"),
+        (
+            contest(("[1, 2]\nthree", "[4, 5]"), name="add"),
+            "problem c: info.'cases'. holds arguments .* of add that are",
+        ),
+    ],
+)
+def test_cases_of_ones_own_that_are_no_texts(problem, message):
+    with pytest.raises(IbpoError, match=message):
+        judge_one(problem, "def add(nums, k):\n    return nums")

@@ -166,3 +166,47 @@ def test_a_reason_may_hold_a_separator_of_unicode():
     said = [sys.executable, "-c", 'print(\'{"reward": 1, "reason": "one\\u2028two"}\')']
     [judgement] = CommandJudge(shlex.join(said)).judge([candidate("1")])
     assert (judgement.reward, judgement.reason) == (1.0, "one\u2028two")
+
+
+class Given:
+    """A judge and a constraint that say what they were given."""
+
+    name = "given"
+
+    def __init__(self, *said):
+        self.said = list(said)
+
+    def judge(self, candidates):
+        return self.said
+
+    violations = judge
+
+
+RIGHT = Judgement(reward=1.0, reason="")
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        (MixtureOfJudges(rewards={"own": Given(RIGHT)}), "judge 'own': gave 1 results for 2 candidates"),
+        (MixtureOfJudges(rewards={"own": Given(RIGHT, RIGHT, RIGHT)}), "judge 'own': gave 3 results for 2"),
+        (MixtureOfJudges(rewards={"own": Given(1.0, 0.0)}), "judge 'own': gave 1.0; give Judgement"),
+        (
+            MixtureOfJudges(rewards={"own": Given(RIGHT, RIGHT)}, constraints=[Given(None, None, "bad")]),
+            "constraint 'given': gave 3 results for 2 candidates",
+        ),
+        (JudgePerTask(judges={"": Given(RIGHT)}), "judge '': gave 1 results for 2 candidates"),
+    ],
+)
+def test_a_judge_of_ones_own_says_one_thing_of_each(mixture, message):
+    """One judgement too many shifted those of all others."""
+    with pytest.raises(IbpoError, match=message):
+        mixture.judge([candidate("a"), candidate("b")])
+
+
+def test_how_a_judging_program_ended_and_its_missing_reason():
+    killed = CommandJudge(shlex.join([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]))
+    with pytest.raises(IbpoError, match="was ended by signal 9: said nothing"):
+        killed.judge([candidate("1")])
+    [judgement] = CommandJudge("""sed 's/.*/{"reward": 1, "reason": null}/'""").judge([candidate("1")])
+    assert judgement.reason == ""
