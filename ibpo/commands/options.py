@@ -255,6 +255,9 @@ def open_router(
     return load_router(path, embedding)
 
 
+NO_TOKENIZER = "there is none"
+
+
 def load_tokenizer(model: str) -> Any:
     """A tokenizer of transformers, of a folder or a hub id.
 
@@ -273,10 +276,12 @@ def load_tokenizer(model: str) -> Any:
         raise IbpoError(f"a tokenizer needs {error.name}: pip install 'ibpo[train]'") from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model, trust_remote_code=False)
-        tokenizer("1 + 2 =")  # some of its settings are looked at only here
-        return tokenizer
+        if tokenizer("1 + 2 =")["input_ids"]:  # some of its settings are looked at only here
+            return tokenizer
+        said = NO_TOKENIZER  # made of the model's configuration alone
     except Exception as error:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise IbpoError(
-            f"{model}: the tokenizer cannot be loaded: {said.rstrip('.')}; name a folder made by save_pretrained"
-        ) from None
+        said = NO_TOKENIZER if said.rstrip().endswith(":") else said  # a list of what there might be follows
+    raise IbpoError(
+        f"{model}: the tokenizer cannot be loaded: {said.rstrip('.')}; name a folder made by save_pretrained"
+    )

@@ -32,8 +32,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 try:
                     row = json_value(line)
                 except (ValueError, RecursionError) as error:  # also an integer of more digits than Python converts
-                    exact = isinstance(error, json.JSONDecodeError)
-                    said = f"{error.msg} at column {error.colno}" if exact else str(error).partition(";")[0]
+                    said = str(error).partition(";")[0]
+                    if isinstance(error, json.JSONDecodeError):
+                        said = f"{error.msg.removesuffix(' at')} at column {error.colno}"
                     raise IbpoError(
                         f"{path} line {number}: is not JSON: {said}; the file needs one JSON object a line"
                     ) from None
@@ -235,11 +236,14 @@ def hub_parts(name: str, configs: Sequence[str], split: str, revision: str) -> l
 def _chosen(path: Path, named: Sequence[str], split: str) -> str:
     if split in named:
         return split
-    known = " and ".join(named)
+    known = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
     if split:
-        raise IbpoError(f"{path}: holds the split {known}, and {split} is wanted; name the file itself to take it")
+        several = "s" if len(named) > 1 else ""
+        raise IbpoError(
+            f"{path}: holds the split{several} {known}, and {split} is wanted; name the file itself to take it"
+        )
     if len(named) > 1:
-        raise IbpoError(f"{path}: holds several splits, {known}; name the file or folder of one")
+        raise IbpoError(f"{path}: holds several splits: {known}; name the file or folder of one")
     return named[0]
 
 

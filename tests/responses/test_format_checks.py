@@ -183,7 +183,16 @@ def test_errors_are_one_line(arguments, message, tmp_path):
     assert result.exit_code == 2 and len(lines) == 1 and message in lines[0], result.output
 
 
-def test_a_folder_without_a_tokenizer(tmp_path):
+def test_a_broken_tokenizer(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("{")
     result = run(tmp_path)
     assert result.exit_code == 2 and "the tokenizer cannot be loaded" in result.stderr
+
+
+@pytest.mark.parametrize("files", [{}, {"config.json": '{"model_type": "gpt2"}'}])
+def test_a_folder_without_a_tokenizer_has_none(tmp_path, files):
+    """transformers makes one without a vocabulary of a model's configuration alone: all openings were wrong."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    result = run(tmp_path)
+    assert result.exit_code == 2 and "cannot be loaded: there is none; name a folder made by" in result.stderr

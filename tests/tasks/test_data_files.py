@@ -105,12 +105,24 @@ def test_splits_never_mix(names, tmp_path):
             name="mine", problem=("q",), answer=("a",), source=Source(name="me/mine", revision="0" * 40, split=split)
         )
         assert [p.prompt for p in mine.load(tmp_path)] == [f"of {split}"]
-    with pytest.raises(IbpoError, match="holds several splits, test and train; name the file or folder of one"):
+    with pytest.raises(IbpoError, match="holds several splits: test and train; name the file or folder of one"):
         MINE.load(tmp_path)
     (tmp_path / names[1]).unlink()
     with pytest.raises(IbpoError, match="holds the split train, and test is wanted; name the file itself to take it"):
         mine.load(tmp_path)
     assert mine.load(tmp_path / names[0])[0].prompt == "of train"
+
+
+def test_what_a_folder_holds_is_said_in_one_sentence(tmp_path):
+    for split in ("train", "test", "validation"):
+        write(tmp_path / f"{split}.jsonl", {"q": split, "a": "1"})
+    with pytest.raises(IbpoError, match="holds several splits: test, train and validation; name"):
+        MINE.load(tmp_path)
+    with pytest.raises(IbpoError, match="holds the splits test, train and validation, and dev2 is wanted"):
+        local_parts(tmp_path, split="dev2")
+    (tmp_path / "cut.jsonl").write_text('{"q": "1 +')
+    with pytest.raises(IbpoError, match=r"cut\.jsonl line 1: is not JSON: Unterminated string starting at column 7; "):
+        MINE.load(tmp_path / "cut.jsonl")
 
 
 def test_a_file_whose_name_says_no_split_is_not_left_out_in_silence(tmp_path):
@@ -126,7 +138,7 @@ def test_saved_dicts_have_splits_too(tmp_path):
     datasets = pytest.importorskip("datasets")
     tables = {split: datasets.Dataset.from_list([{"q": split, "a": "1"}]) for split in ("train", "test")}
     datasets.DatasetDict(tables).save_to_disk(tmp_path / "saved")
-    with pytest.raises(IbpoError, match="holds several splits, train and test"):
+    with pytest.raises(IbpoError, match="holds several splits: train and test"):
         MINE.load(tmp_path / "saved")
     [(_, rows)] = local_parts(tmp_path / "saved", split="test")
     assert [row["q"] for _, row in rows] == ["test"]
