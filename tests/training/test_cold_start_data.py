@@ -9,7 +9,7 @@ import pytest
 
 from ibpo.config import ConstraintsConfig
 from ibpo.errors import IbpoError
-from ibpo.rewards.judges import ExactJudge
+from ibpo.rewards.judges import ExactJudge, Judgement
 from ibpo.rollouts.sampler import ScriptedSampler
 from ibpo.rollouts.store import RolloutStore, collect
 from ibpo.runs import RunDir
@@ -82,6 +82,23 @@ def test_what_violates_a_constraint_is_never_imitated(tmp_path):
     rows = list(read_data_set(tmp_path / "run" / "dataset.jsonl"))
     assert provenance["counts"]["violating"] == 6 * 4
     assert rows and not any(f"by way {i}" in row["completion"] for row in rows for i in range(4))
+
+
+class Rubric:
+    """Grades of a rubric: half of it is met by problem 0."""
+
+    def judge(self, candidates):
+        rewards = [0.5 if c.problem.problem_id == "p0" else 1.0 for c in candidates]
+        return [Judgement(reward=reward, reason="") for reward in rewards]
+
+
+def test_half_a_rubric_is_not_a_right_answer(tmp_path):
+    settings = config(tmp_path, "build.alpha=0")
+    store = RolloutStore(tmp_path / "s.jsonl")
+    collect(ScriptedSampler(answer=solve, max_tokens=20), solution_requests(PROBLEMS, settings), store)
+    provenance = build_data_set(PROBLEMS, store, Rubric(), settings, RunDir(tmp_path / "run"), chat=False)
+    assert provenance["counts"]["right"] == 8 * 5
+    assert "p0" not in {row["problem_id"] for row in read_data_set(tmp_path / "run" / "dataset.jsonl")}
 
 
 def test_the_data_set_and_where_it_comes_from(tmp_path):

@@ -194,7 +194,7 @@ def _judged(
         if not judgement.imitable:
             counts["violating"] += 1
             continue
-        right = judgement.reward > 0
+        right = judgement.reward == 1  # a part of a rubric is not a right answer
         counts["right"] += right
         found[row["problem_id"]][0].append(Solution(attempt=attempt, right=right, source=row["key"]))
     return found

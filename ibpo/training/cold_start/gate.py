@@ -221,7 +221,7 @@ def _judge(
     shape = len(problems), len(keys)
     return {
         "answers": [found[i : i + len(keys)] for i in range(0, len(found), len(keys))],
-        "right": np.array([response.reward > 0 for response in scored], dtype=float).reshape(shape),
+        "right": np.array([response.reward == 1 for response in scored], dtype=float).reshape(shape),
         "ended": np.array([row["finish_reason"] == "stop" for row in every]).reshape(shape),
         "table": [
             row_of(problem, one, configuration=name, number=number) | {"tokens": row["num_completion_tokens"]}

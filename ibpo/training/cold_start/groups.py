@@ -135,7 +135,7 @@ def _read_and_judge(
             counts["violating"] += 1
             continue
         built = Built(
-            response_group=group.name, completion=text, answer=answer, right=judged.reward > 0, sources=(source,)
+            response_group=group.name, completion=text, answer=answer, right=judged.reward == 1, sources=(source,)
         )
         responses.append((problem.problem_id, built))
     return responses

@@ -305,6 +305,7 @@ class ColdStart:
                 self.tokenizer("1 + 2 =")  # some of its settings are looked at only here
             except Exception as error:
                 said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+                said = "there is none" if said.rstrip().endswith(":") else said  # a list of what there might be follows
                 raise IbpoError(f"model.path: {path}: the tokenizer cannot be loaded: {said}; name another") from None
             _check_prefixes(self.tokenizer, self.config)
 
