@@ -95,7 +95,11 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
         job = ColdStartJob(config=config, model_path=path, problems=training, held_out=held_out, judge=judge, run=run)
         stages = ColdStart(job, console)
         write_text_atomic(run.config, config_text)  # settings that are refused leave no run behind
-        results = stages.go()
+        try:
+            results = stages.go()
+        except IbpoError:
+            _remove_unbegun(run)
+            raise
         write_text_atomic(run.next_recipe, _next_recipe(config, run))
         write_text_atomic(run.report, _report(results, command, run))
         write_text_atomic(run.results, json.dumps(results, indent=2) + "\n")
@@ -112,9 +116,20 @@ def _check_run(run: RunDir, config_text: str) -> None:
     if changed:
         kept = f" --set sample.rollouts={run.rollouts}" if run.rollouts.exists() else ""
         raise IbpoError(
-            f"{run.path}: was begun with another recipe ({', '.join(changed)} differ); name another folder with --out"
+            f"{run.path}: was begun with another recipe (in {', '.join(changed)}); name another folder with --out"
             + (f", its solutions can be used again:{kept}" if kept else "")
         )
+
+
+def _remove_unbegun(run: RunDir) -> None:
+    """A run without a solution or a data set leaves nothing behind: the corrected recipe goes into its folder."""
+    if run.rollouts.exists():
+        with run.rollouts.open("rb") as file:
+            if sum(1 for _ in file) > 1:  # more than what the store begins with
+                return
+    if not run.dataset.exists():
+        run.rollouts.unlink(missing_ok=True)
+        run.config.unlink()
 
 
 def _next_recipe(config: ColdStartConfig, run: RunDir) -> str:

@@ -83,6 +83,21 @@ def test_bad_recipes(overrides, message, tmp_path):
     assert not (tmp_path / "run").exists()  # a corrected recipe goes into the same folder
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.path={folder}", "model.path: {folder}: holds no model"),
+        ("sample.rollouts={folder}/not.jsonl", "not.jsonl: is not a store of rollouts"),
+    ],
+)
+def test_a_run_without_a_solution_leaves_nothing_behind(override, message, tmp_path):
+    """The corrected recipe was refused in this folder: "begun with another recipe"."""
+    (tmp_path / "not.jsonl").write_text('{"problem": "1 + 1 =", "answer": "2"}\n')
+    result = run(*options(tmp_path / "run", override.format(folder=tmp_path)))
+    assert_last_line(result, message.format(folder=tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
 @contextmanager
 def served(stage):
     """An embedded model behind a real server on loopback, answering `/v1/completions` by transformers."""
@@ -151,7 +166,7 @@ def test_sample_build_cold_start_check_behind_a_server(tmp_path):
     again = run(*options(out, *through))
     assert again.exit_code == 0 and "this run is finished" in again.stderr
     changed = run(*options(out, *through, "train.learning_rate=1e-5"))
-    assert_one_line(changed, "begun with another recipe (train.learning_rate differ)")
+    assert_one_line(changed, "begun with another recipe (in train.learning_rate)")
     assert f"--set sample.rollouts={out / 'rollouts.jsonl'}" in changed.stderr
 
     from ibpo.config import read_recipe
@@ -289,7 +304,7 @@ def test_a_template_that_does_not_fit_is_refused_before_the_first_stage(tmp_path
     """Also where no solution is to be sampled: `ibpo train` refuses what would come out."""
     result = run(by_program(tmp_path, template), *option, "--out", tmp_path / "run")
     assert_last_line(result, said)
-    assert not (tmp_path / "run" / "dataset.jsonl").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_imitated_opens_in_the_tokens_that_are_forced(tmp_path, monkeypatch):
