@@ -37,6 +37,8 @@ Reason in a few sentences. Then end with one line of exactly this form, N a whol
 to {scale} (fully met):
 {mark} N"""
 
+MAX_FAILURES = 16
+"""Requests of a batch that may fail by the server's fault before the first one is answered."""
 UNJUDGED = "unjudged"
 """The violation of a response that got no grade."""
 CORRECTNESS = """\
@@ -93,7 +95,8 @@ class LLMJudge:
         judged = self._kept(marks)
         todo = {mark: c for mark, c in zip(marks, candidates, strict=True) if mark not in judged}
         asked, failed = list(todo), dict[str, IbpoError]()
-        for position, outcome in self._endpoint.map(self._grade, list(todo.values())):
+        outcomes, dead = self._endpoint.map(self._grade, list(todo.values())), 0
+        for number, (position, outcome) in enumerate(outcomes, start=1):
             mark = asked[position]
             if isinstance(outcome, Judgement):
                 judged[mark] = outcome
@@ -102,6 +105,9 @@ class LLMJudge:
                 raise outcome
             else:
                 failed[mark] = outcome
+                dead += not isinstance(outcome, RefusedRequest)
+                if dead >= MAX_FAILURES and len(failed) == number:
+                    raise outcome  # a server that is not there: the others would fail too
         # Some requests are refused for what they hold. Where all fail it is the server or the settings, and nothing may
         # be made up; unless it judged before and refuses those that are left.
         works = bool(self._cache) and all(isinstance(error, RefusedRequest) for error in failed.values())

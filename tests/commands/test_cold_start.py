@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from tests.openai_server import Fault, serving
 
 pytest.importorskip("trl")
 ROOT = Path(__file__).parent.parent.parent
@@ -95,6 +96,20 @@ def test_a_run_without_a_solution_leaves_nothing_behind(override, message, tmp_p
     (tmp_path / "not.jsonl").write_text('{"problem": "1 + 1 =", "answer": "2"}\n')
     result = run(*options(tmp_path / "run", override.format(folder=tmp_path)))
     assert_last_line(result, message.format(folder=tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_server_that_fails_is_given_up_after_a_few_requests(tmp_path):
+    """Each of the 640 waited for its retries before the error was said."""
+
+    def fails(body, number):
+        raise Fault(400, "out of order")
+
+    with serving(fails) as log:
+        asked = ["sample.engine=endpoint", f"sample.base_url={log.url}", "sample.served_model=m"]
+        result = run(*options(tmp_path / "run", *asked, "sample.num_concurrent=4"))
+        assert_last_line(result, "the first 16 requests failed, the last: ")
+        assert "out of order" in result.stderr and 16 <= len(log.requests) <= 20
     assert not (tmp_path / "run").exists()
 
 

@@ -109,6 +109,19 @@ def test_a_request_that_is_refused_does_not_touch_the_others():
         judged(refusing_long_ones, many, on_failure="raise")
 
 
+def test_a_server_that_is_not_there_is_given_up_after_a_few_requests():
+    """Each waits for its retries: ten thousand of them took hours before the error was said."""
+
+    def fails(body, number):
+        raise Fault(500, "out of order")
+
+    with serving(fails) as log:
+        judge = LLMJudge(Endpoint(base_url=log.url, model="m", max_retries=0, num_concurrent=4))
+        with pytest.raises(IbpoError, match="out of order"):
+            judge.judge([candidate(f"{i}") for i in range(200)])
+        assert 16 <= len(log.requests) <= 20
+
+
 def test_a_server_that_fails_for_all_is_an_error_and_a_refusal_of_the_last_one_is_none():
     with serving(refusing_long_ones) as log:
         judge = LLMJudge(Endpoint(base_url=log.url, model="m", max_retries=0))

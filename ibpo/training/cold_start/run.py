@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,9 @@ from ibpo.rollouts import (
     HFRequestSampler,
     HFSampler,
     PromptWriter,
+    Request,
     RolloutStore,
+    Sampled,
     Sampler,
     VLLMSampler,
     collect,
@@ -134,7 +136,7 @@ class ColdStart:
         self._check_template()
         self._say(f"solutions: {missing} of {len(requests)} to sample by {sample.engine}, -> {path}")
         if missing:
-            collected = collect(self._sampler(), requests, store)
+            collected = collect(WhileItAnswers(self._sampler()), requests, store)
             self._check_collected(collected, len(requests))
         provenance = build_data_set(
             self.job.problems, store, self.job.judge, self.config, self.run, chat=bool(self.tokenizer.chat_template)
@@ -329,6 +331,27 @@ class ColdStart:
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class WhileItAnswers:
+    """A sampler that is given up where nothing comes of its first requests: a server that is not there."""
+
+    sampler: Sampler
+    max_failures: int = 16
+
+    def sample_requests(self, requests: Sequence[Request]) -> Iterator[Sampled | IbpoError]:
+        """See `Sampler`.
+
+        Raises:
+            IbpoError: where the first `max_failures` requests all failed; the others are not sent.
+        """
+        is_answered = False
+        for number, outcome in enumerate(self.sampler.sample_requests(requests), start=1):
+            is_answered = is_answered or not isinstance(outcome, IbpoError)
+            if number >= self.max_failures and not is_answered:
+                raise IbpoError(f"the first {number} requests failed, the last: {outcome}")
+            yield outcome
 
 
 def groups_of(config: ColdStartConfig) -> list[ResponseGroup]:
