@@ -103,8 +103,8 @@ def demo_command(
             num_steps=QUICK_STEPS if quick else None,
             from_scratch=from_scratch,
         )
-        check_settings(run_dir, settings)
         with working_in(run_dir):
+            check_settings(run_dir, settings)
             note_call(run_dir, settings.seeds)
             run_jobs((plan_real_jobs if experiment == REAL else plan_jobs)(run_dir, settings), console)
             write_outcome(run_dir, settings, console, seconds=time.monotonic() - started)

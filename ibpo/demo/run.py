@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from ibpo.demo.experiments import EXPERIMENTS, experiment_named
 from ibpo.demo.models import CHECKOUT, has_checkout, model_path, pretrained_path
 from ibpo.errors import IbpoError
-from ibpo.runs import write_text_atomic
+from ibpo.runs import LOCK, write_text_atomic
 from ibpo.tasks import distinct
 from ibpo.types import Problem
 
@@ -217,7 +217,7 @@ def check_settings(run_dir: Path, settings: DemoSettings) -> None:
     More seeds, budgets or experiments may join a run; anything else would mix results that cannot be compared.
 
     Raises:
-        IbpoError: names what differs, or what `from_scratch` lacks here, and the fix.
+        IbpoError: names what differs, or what `from_scratch` lacks here, and the fix; or the directory holds no run.
     """
     if settings.from_scratch and not has_checkout():
         raise IbpoError(
@@ -241,6 +241,8 @@ def check_settings(run_dir: Path, settings: DemoSettings) -> None:
                     f"{run_dir} holds a run with {key} = {before.get(key)}, this one asks for "
                     f"{asdict(settings)[key]}: choose another --name, or delete the directory"
                 )
+    elif any(file.name not in (LOCK, *EXPERIMENTS) for file in run_dir.iterdir()):
+        raise IbpoError(f"{run_dir}: holds something else than a run of the demo; choose another --name")
     write_text_atomic(path, json.dumps(asdict(settings), indent=2))
 
 

@@ -77,7 +77,23 @@ def test_a_run_of_other_settings_is_refused(tmp_path):
     assert (directory / "settings.json").read_text() == before
     (directory / "settings.json").write_text("{")
     assert_one_line(run("--quick", "--name", "mine", "--runs", tmp_path), "settings.json: not readable")
-    assert {path.name for path in directory.iterdir()} == {"settings.json"}
+    assert {path.name for path in directory.iterdir()} == {"settings.json", ".lock"}
+
+
+def test_a_folder_of_something_else_or_in_use_is_left_as_it_is(tmp_path):
+    """A second demo with another budget changed the settings of the first before it was refused."""
+    pytest.importorskip("trl")
+    from ibpo.runs import working_in
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    result = run("--quick", "--name", "mine", "--runs", tmp_path)
+    assert_one_line(result, "holds something else than a run of the demo; choose another --name")
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"thesis.tex", ".lock"}
+    with working_in(tmp_path / "used"):
+        result = run("--quick", "--name", "used", "--runs", tmp_path, "--budget", "extended=10%")
+        assert_one_line(result, "another process of ibpo is using it")
+        assert {path.name for path in (tmp_path / "used").iterdir()} == {".lock"}
 
 
 def test_a_runs_folder_that_cannot_be_made_is_one_line(tmp_path):
