@@ -116,7 +116,7 @@ def get_model(model: RealModel, out: Path, say: Say = lambda _: None) -> Path:
             if out.is_dir():
                 out.rmdir()  # it was empty
             os.replace(folder, out)
-        shutil.rmtree(work)
+        shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise cannot_write(work, error) from None
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

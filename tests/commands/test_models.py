@@ -101,6 +101,19 @@ def test_an_unknown_model_and_a_folder_that_holds_something_else_are_refused(tmp
     assert result.exit_code == 2 and "holds something else" in result.stderr
 
 
+def test_what_the_hub_gives_is_the_folder(tmp_path, monkeypatch):
+    def download(model, folder, say):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        return {"source": "hub"}
+
+    monkeypatch.setattr("ibpo.demo.real_models._from_hub", download)
+    (tmp_path / "m").mkdir()
+    get_model(fake(), tmp_path / "m")
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"config.json", "provenance.json"}
+    assert not (tmp_path / "m.partial").exists()
+
+
 def test_a_folder_that_cannot_be_written_and_one_in_the_making_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(IbpoError, match=r"file/m\.partial: cannot be written: .*; name a folder that can"):
