@@ -231,11 +231,15 @@ def allocate(
         exact_budget(name, values, len(found.spent)) if values is not None else []
         for name, values in (("budget", budget), ("at_least", at_least))
     )
+    budgets, floors = _floats(most, len(found.spent), math.inf), _floats(least, len(found.spent), 0.0)
+    # No price but of a bound that was given: rounding leaves one beside utilities of 1e-200 or 1e150.
+    price = np.clip(found.price, np.where(floors > 0, -np.inf, 0.0), np.where(np.isfinite(budgets), np.inf, 0.0))
     return replace(
         found,
-        budget=_floats(most, len(found.spent), math.inf),
-        at_least=_floats(least, len(found.spent), 0.0),
-        num_problems=arguments.ids.segments.num_problems,
+        price=price + 0.0,  # no -0.0
+        budget=budgets,
+        at_least=floors,
+        num_problems=arguments.ids.num_problems,
     )
 
 
@@ -251,7 +255,7 @@ def _listed(values: FloatArray) -> str:
 
 def _allocate_shares(arguments: Arguments, shares: Shares, effort: Effort) -> Allocation:
     """Where all costs are 0 or 1: selection, transportation, or the general way on the best response of each kind."""
-    bounds, num_problems = arguments.bounds, shares.segments.num_problems
+    bounds, num_problems = arguments.bounds, arguments.ids.num_problems
     for k, (least, most) in enumerate(shares.ranges()):
         bounds.check(k, least, most, num_problems)
         if not bounds.leave_room(k):  # every number of shares between the least and the most is possible

@@ -22,7 +22,7 @@
 #define CHUNK 2048
 
 /* ibpo/allocation/kernels.py asks. */
-API int64_t version(void) { return 8; }
+API int64_t version(void) { return 9; }
 
 typedef struct {
     const double *utility; /* [C] */
@@ -751,6 +751,56 @@ API void sorted_rows(const int64_t *ids, int64_t n, int64_t low, int64_t span, i
     for (int64_t i = 0; i < n; i++) place[ids[i] - low + 1]++;
     for (int64_t j = 0; j < span; j++) place[j + 1] += place[j];
     for (int64_t i = 0; i < n; i++) order[place[ids[i] - low]++] = i;
+}
+
+/* Rows in random order, each for itself: the tables of the problems, by id less `low`, fit a cache better than the rows
+   do, and are asked for AHEAD rows before they are needed. */
+enum { AHEAD = 24 };
+
+#ifdef __GNUC__
+#define ASK(place) __builtin_prefetch(place, 1)
+#else
+#define ASK(place) (void)(place)
+#endif
+
+/* seen[id - low] becomes 1 for every id. */
+API void see_ids(const int64_t *ids, int64_t n, int64_t low, uint8_t *seen) {
+    for (int64_t r = 0; r < n; r++) seen[ids[r] - low] = 1;
+}
+
+/* `best_of_kinds` of such rows, best `[kinds][span]`, which has to be -inf throughout. */
+API void scatter_best(const double *utility, const uint8_t *mark, const int64_t *ids, int64_t n, int64_t low, int64_t span,
+                      const int64_t *kind, double *best) {
+    int64_t first[256]; /* where the table of a mark's kind begins for id 0 */
+    for (int i = 0; i < 256; i++) first[i] = kind[i] * span - low;
+    for (int64_t r = 0; r < n; r++) {
+        if (r + AHEAD < n) ASK(best + (first[mark[r + AHEAD]] + ids[r + AHEAD]));
+        double *here = best + (first[mark[r]] + ids[r]);
+        const double x = utility[r] + 0.0; /* no -0.0 */
+        *here = x > *here ? x : *here;
+    }
+}
+
+/* `mark_rows` of such rows, the first of several: value `[span]` is NaN where nothing is wanted, and becomes so. */
+API void scatter_marks(const double *utility, const uint8_t *mark, const int64_t *ids, int64_t n, int64_t low, int64_t whole,
+                       double *value, const uint8_t *of_problem, uint8_t *hit) {
+    for (int64_t r = 0; r < n; r++) {
+        if (r + AHEAD < n) ASK(value + (ids[r + AHEAD] - low));
+        const int64_t p = ids[r] - low;
+        hit[r] = 0;
+        if (utility[r] == value[p] && (whole ? mark[r] : mark[r] != 0) == of_problem[p]) hit[r] = 1, value[p] = NAN;
+    }
+}
+
+/* The one mark, other than 0, that the rows of each problem have, `[span]`, 0 throughout before; 0 if some have two. */
+API int64_t scatter_slices(const uint8_t *mark, const int64_t *ids, int64_t n, int64_t low, uint8_t *slice) {
+    for (int64_t r = 0; r < n; r++) {
+        uint8_t *here = &slice[ids[r] - low];
+        if (!mark[r]) continue;
+        if (*here && *here != mark[r]) return 0;
+        *here = mark[r];
+    }
+    return 1;
 }
 
 /* States of a search (ibpo/allocation/search.py, States): what they lose, and what they cost under each of K rows. */

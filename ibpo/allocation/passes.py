@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ibpo.allocation import kernels
 from ibpo.allocation.kernels import Float, Int, at
-from ibpo.allocation.segments import FloatArray, IntArray, KeyArray, Segments, add_parts, is_first
+from ibpo.allocation.segments import FloatArray, IntArray, KeyArray, ScatteredRows, Segments, add_parts, is_first
 
 MAX_TURNS = 40
 """Most turns of the search for the prices of shares."""
@@ -187,6 +187,15 @@ def best_of_kinds(utility: FloatArray, marks: NDArray[Any], segments: Segments, 
     return best
 
 
+def best_of_scattered(utility: FloatArray, marks: NDArray[Any], rows: ScatteredRows, kind: IntArray) -> FloatArray:
+    """`best_of_kinds` of rows in random order."""
+    assert kernels.LIBRARY is not None
+    best = np.full((int(kind.max()) + 1, rows.span), -math.inf)
+    size = map(kernels.Int, (len(marks), rows.low, rows.span))
+    kernels.LIBRARY.scatter_best(*map(at, (utility, marks, rows.values)), *size, at(kind), at(best))
+    return rows.by_problem(best)
+
+
 def order_statistic(values: FloatArray, place: int) -> tuple[float, float]:
     """The value that `place` others are sorted before, and the one before it (-inf for the first)."""
     if kernels.LIBRARY is not None and values.flags.c_contiguous:
@@ -245,6 +254,33 @@ def mark_rows(
             here[:] = False
             here[several[is_first(problem)]] = True
     return hit
+
+
+def mark_scattered(
+    utility: FloatArray,
+    marks: NDArray[Any],
+    rows: ScatteredRows,
+    value: FloatArray,
+    mark: NDArray[Any],
+    *,
+    whole: bool,
+) -> NDArray[np.bool_]:
+    """`mark_rows` of rows in random order: of several the first."""
+    assert kernels.LIBRARY is not None
+    hit = np.empty(len(marks), bool)
+    held = [rows.by_place(value, math.nan), rows.by_place(mark, 0)]
+    size = map(kernels.Int, (len(marks), rows.low, whole))
+    kernels.LIBRARY.scatter_marks(*map(at, (utility, marks, rows.values)), *size, *map(at, held), at(hit))
+    return hit
+
+
+def slices_of_scattered(marks: NDArray[Any], rows: ScatteredRows) -> NDArray[np.uint8] | None:
+    """`[P]` the one mark besides 0 that a problem's rows have, 0 where they have none; None where some have two."""
+    assert kernels.LIBRARY is not None
+    found = np.zeros(rows.span, np.uint8)
+    size = map(kernels.Int, (len(marks), rows.low))
+    is_one = kernels.LIBRARY.scatter_slices(*map(at, (marks, rows.values)), *size, at(found))
+    return rows.by_problem(found) if is_one else None
 
 
 class _Filling(ctypes.Structure):

@@ -263,27 +263,76 @@ def whole_ids(values: ArrayLike | Sequence[Hashable]) -> IntArray | None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ProblemIds:
-    """Rows gathered by problem.
+class ScatteredRows:
+    """Rows in random order, as compiled passes take them without gathering: in tables by id (`scatter_*` of kernels.c).
 
     Attributes:
+        values: `[R]` the id of each row.
+        low: The smallest.
+        span: The largest less the smallest, and 1: the places of a table.
+        there: `[P]` places of ids that there are; None where all places are such.
+    """
+
+    values: IntArray
+    low: int
+    span: int
+    there: IntArray | None
+
+    @classmethod
+    def from_ids(cls, ids: IntArray) -> "ScatteredRows | None":
+        """None where the tables would be mostly empty, or nothing is compiled."""
+        if kernels.LIBRARY is None or not ids.flags.c_contiguous:
+            return None
+        low, span = int(ids.min()), int(ids.max()) - int(ids.min()) + 1
+        if span > len(ids):
+            return None
+        seen = np.zeros(span, np.uint8)
+        kernels.LIBRARY.see_ids(kernels.at(ids), kernels.Int(len(ids)), kernels.Int(low), kernels.at(seen))
+        there = np.flatnonzero(seen)
+        if 2 * len(there) < span:
+            return None
+        return cls(values=ids, low=low, span=span, there=None if len(there) == span else there)
+
+    @property
+    def ids(self) -> IntArray:
+        """`[P]` rising."""
+        return np.arange(self.low, self.low + self.span) if self.there is None else self.there + self.low
+
+    def by_problem(self, table: NDArray[Any]) -> NDArray[Any]:
+        """`[..., span]` -> `[..., P]`."""
+        return table if self.there is None else table[..., self.there]
+
+    def by_place(self, of_problem: NDArray[Any], otherwise: float) -> NDArray[Any]:
+        """`[P]` -> `[span]`, a copy."""
+        if self.there is None:
+            return of_problem.copy()
+        table = np.full(self.span, otherwise, of_problem.dtype)
+        table[self.there] = of_problem
+        return table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ProblemIds:
+    """Rows by problem.
+
+    Attributes:
+        rows: The rows of each problem: where they stand after `order`, or, before `gathered`, scattered.
         order: `[R]` rows so that equal ids are together, rows of one problem in their own order; None where they
-            already do.
-        segments: The rows of each problem, in that order.
+            already do, or are scattered.
         ids: `[P]` whole-number ids, or None.
         names: P names (the repr of each id), or None where `ids` is given.
         seed: Seed of the hash.
     """
 
+    rows: Segments | ScatteredRows
     order: IntArray | None
-    segments: Segments
     ids: IntArray | None
     names: list[str] | None
     seed: str
 
     @classmethod
     def from_values(cls, values: ArrayLike | Sequence[Hashable], length: int, seed: str) -> "ProblemIds":
-        """Gather the rows: nothing to do where the rows of every problem are together, else a sort."""
+        """The rows by problem: nothing to do where those of every problem are together."""
         if not isinstance(values, np.ndarray | list):
             values = id_items(values, "problem")  # an iterator can be read once
         values = cast(Sequence[Hashable], values)
@@ -297,19 +346,35 @@ class ProblemIds:
         if len(whole) != length:
             raise IbpoError(f"problem: needs one id per response, {length}, got {len(whole)}")
         order = None
-        gathered = _together(whole)
-        if gathered is None:
-            order, gathered = _sorted_rows(whole)
-        segments, ids = gathered
+        if (gathered := _together(whole)) is not None:
+            rows, ids = gathered
+        elif (rows := ScatteredRows.from_ids(whole)) is not None:
+            ids = rows.ids
+        else:
+            order, (rows, ids) = _sorted_rows(whole)
         if names is not None:
-            return cls(order=order, segments=segments, ids=None, names=[names[p] for p in ids.tolist()], seed=seed)
-        return cls(order=order, segments=segments, ids=ids, names=None, seed=seed)
+            return cls(rows=rows, order=order, ids=None, names=[names[p] for p in ids.tolist()], seed=seed)
+        return cls(rows=rows, order=order, ids=ids, names=None, seed=seed)
+
+    @property
+    def num_problems(self) -> int:
+        """P."""
+        if isinstance(self.rows, Segments):
+            return self.rows.num_problems
+        return self.rows.span if self.rows.there is None else len(self.rows.there)
+
+    def gathered(self) -> tuple[IntArray | None, Segments]:
+        """`order`, and the rows of each problem in that order: a sort where they are scattered."""
+        if isinstance(self.rows, Segments):
+            return self.order, self.rows
+        order, (segments, _) = _sorted_rows(self.rows.values)
+        return order, segments
 
     def of(self, problems: IntArray) -> "ProblemIds":
         """These problems only, one row each."""
         return ProblemIds(
+            rows=Segments(num_rows=len(problems), width=1, begin=None),
             order=None,
-            segments=Segments(num_rows=len(problems), width=1, begin=None),
             ids=None if self.ids is None else self.ids[problems],
             names=None if self.names is None else [self.names[p] for p in problems.tolist()],
             seed=self.seed,
@@ -318,11 +383,9 @@ class ProblemIds:
     def sample(self, size: int) -> IntArray:
         """About `size` of the problems (all, if they are not more), whatever their order: those with small hashes."""
         if self.ids is None:
-            return np.flatnonzero(
-                self.key(np.arange(self.segments.num_problems)) <= _part(size, self.segments.num_problems)
-            )
+            return np.flatnonzero(self.key(np.arange(self.num_problems)) <= _part(size, self.num_problems))
         # The golden ratio's multiples are spread more evenly than chance would, and cost one multiplication.
-        return np.flatnonzero(self.ids.view(np.uint64) * GOLDEN <= _part(size, self.segments.num_problems))
+        return np.flatnonzero(self.ids.view(np.uint64) * GOLDEN <= _part(size, self.num_problems))
 
     def key(self, problems: IntArray) -> KeyArray:
         """Hash of these problems' ids: what orders ties. Distinct for whole-number ids."""

@@ -19,13 +19,22 @@ from numpy.typing import NDArray
 from ibpo.allocation import kernels
 from ibpo.allocation.highs import Effort
 from ibpo.allocation.lagrangian import close_gap, prices
-from ibpo.allocation.passes import best_of_kinds, fill_shares, mark_rows, order_statistic
+from ibpo.allocation.passes import (
+    best_of_kinds,
+    best_of_scattered,
+    fill_shares,
+    mark_rows,
+    mark_scattered,
+    order_statistic,
+    slices_of_scattered,
+)
 from ibpo.allocation.problem import MAX_OVERLAPPING, AllocationProblem, Arguments, Bounds, MarkArray
 from ibpo.allocation.segments import (
     FloatArray,
     IntArray,
     KeyArray,
     ProblemIds,
+    ScatteredRows,
     Segments,
     exact_sum,
     slices_of,
@@ -66,10 +75,11 @@ class Shares:
         num_shares: K.
         slice_P: `[P]` where each problem's responses count in one share at most: which (-1: none), and the kinds are
             two, free and costly, with `uses` `[1, 2]`; None otherwise.
-        utility: `[R]`, gathered by problem.
+        utility: `[R]`, in the order of `rows`.
         marks: `[R]` the kind of each response, as a mark.
         mark: `[G]` the mark of each kind.
-        segments: The rows of each problem.
+        rows: The rows of each problem: gathered by `order`, or scattered.
+        order: `[R]` where a row is the caller's; None: in the same place.
         ids: The problems.
         tie: `[R]` what orders equal responses of one problem, or None.
         skips: `[P]` whether the empty response is the best free one, or None where there is no empty response.
@@ -82,7 +92,8 @@ class Shares:
     utility: FloatArray
     marks: MarkArray
     mark: list[int]
-    segments: Segments
+    rows: Segments | ScatteredRows
+    order: IntArray | None
     ids: ProblemIds
     tie: KeyArray | None
     skips: NDArray[np.bool_] | None
@@ -90,15 +101,17 @@ class Shares:
     @classmethod
     def from_arguments(cls, arguments: Arguments) -> "Shares | None":
         """The table, or None where the costs are no shares or of too many kinds."""
-        marks, order, segments = arguments.marks, arguments.ids.order, arguments.ids.segments
+        marks, utility, tie = arguments.marks, arguments.utility, arguments.tie
         if marks is None:
             return None
-        utility, tie = arguments.utility, arguments.tie
+        rows, order = arguments.ids.rows, None
+        if isinstance(rows, Segments) or tie is not None or not _is_plain(utility, marks):
+            order, rows = arguments.ids.gathered()
         if order is not None:
             utility, marks = utility[order], marks[order]
             tie = None if tie is None else tie[order]
         num_shares = len(arguments.cost)
-        slice_P = _slices(marks, segments, num_shares)
+        slice_P = _slices(marks, rows, arguments.ids.num_problems, num_shares)
         if slice_P is not None:
             kinds, uses = [0, 1], np.array([[0.0, 1.0]])
         else:
@@ -110,10 +123,11 @@ class Shares:
             number[1:] = 1
         else:
             number[kinds] = np.arange(len(kinds))
-        best = best_of_kinds(utility, marks, segments, number)
-        if best is None:
+        if isinstance(rows, ScatteredRows):
+            best = best_of_scattered(utility, marks, rows, number)
+        elif (best := best_of_kinds(utility, marks, rows, number)) is None:
             far = arguments.largest >= FAR
-            best = _table(utility, marks, segments, kinds, in_slices=slice_P is not None, is_far=far)
+            best = _table(utility, marks, rows, kinds, in_slices=slice_P is not None, is_far=far)
         skips = None
         if arguments.may_skip:  # the empty response: free, worth 0
             skips = best[0] <= 0.0
@@ -126,7 +140,8 @@ class Shares:
             utility=utility,
             marks=marks,
             mark=kinds,
-            segments=segments,
+            rows=rows,
+            order=order,
             ids=arguments.ids,
             tie=tie,
             skips=skips,
@@ -156,7 +171,7 @@ class Shares:
                 here = self.slice_P == k
                 free, able = has[0] | ~here, has[1] & here
             else:
-                free, able = np.zeros((2, self.segments.num_problems), bool)
+                free, able = np.zeros((2, self.ids.num_problems), bool)
                 for g, of_kind in enumerate(has):
                     side = able if self.uses[k, g] else free
                     side |= of_kind
@@ -214,12 +229,19 @@ class Shares:
             value = np.where(self.skips & (pick == 0), np.nan, value)
         mark = np.array(self.mark, self.marks.dtype)[pick]
         whole = self.num_shares == 1 or self.slice_P is None
-        hit = mark_rows(self.utility, self.marks, self.tie, self.segments, value, mark, whole=whole)
-        if self.ids.order is None:
+        if isinstance(self.rows, ScatteredRows):
+            return mark_scattered(self.utility, self.marks, self.rows, value, mark, whole=whole).view(np.int8)
+        hit = mark_rows(self.utility, self.marks, self.tie, self.rows, value, mark, whole=whole)
+        if self.order is None:
             return hit.view(np.int8)
         weight = np.zeros(len(hit), np.int8)
-        weight[self.ids.order[hit]] = 1
+        weight[self.order[hit]] = 1
         return weight
+
+
+def _is_plain(utility: FloatArray, marks: MarkArray) -> bool:
+    """Whether compiled passes can take them as they are."""
+    return marks.dtype == np.uint8 and marks.flags.c_contiguous and utility.flags.c_contiguous
 
 
 def _table(
@@ -248,19 +270,23 @@ def _table(
     return best
 
 
-def _slices(marks: MarkArray, segments: Segments, num_shares: int) -> IntArray | None:
+def _slices(marks: MarkArray, rows: Segments | ScatteredRows, num_problems: int, num_shares: int) -> IntArray | None:
     """`[P]` the one share that the responses of each problem count in, -1 for none; None where that is not so."""
     if num_shares == 1:
-        return np.zeros(segments.num_problems, np.int64)
-    slice_P = np.empty(segments.num_problems, np.int64)
+        return np.zeros(num_problems, np.int64)
     of_mark = np.full(int(np.iinfo(marks.dtype).max) + 1, -2)
     of_mark[0] = -1
     for k in range(num_shares):
         of_mark[1 << k if num_shares <= MAX_OVERLAPPING else k + 1] = k
+    if isinstance(rows, ScatteredRows):
+        mark_P = slices_of_scattered(marks, rows)
+        slice_P = None if mark_P is None else of_mark[mark_P]
+        return None if slice_P is None or (slice_P == -2).any() else slice_P
+    slice_P = np.empty(num_problems, np.int64)
     none = marks.dtype.type(np.iinfo(marks.dtype).max)
-    few = itertools.islice(segments.blocks(FEW), 1)  # where it is not so, these mostly say it
-    for problems, rows, block in itertools.chain(few, segments.blocks()):
-        here = marks[rows]
+    few = itertools.islice(rows.blocks(FEW), 1)  # where it is not so, these mostly say it
+    for problems, some, block in itertools.chain(few, rows.blocks()):
+        here = marks[some]
         most = block.max(here)
         least = block.min(np.where(here == 0, none, here))
         slices = of_mark[most]
@@ -344,7 +370,7 @@ def transport(shares: Shares, bounds: Bounds) -> Found | None:
 
     By `_narrowed`; where utilities are multiples of a unit, so that thousands of problems are equal, by `_by_units`.
     """
-    if shares.segments.num_problems <= SMALL or not shares.laminar:
+    if shares.ids.num_problems <= SMALL or not shares.laminar:
         return None
     unit = utility_unit(shares.best.ravel())
     found = None if unit is None else _by_units(shares, bounds, float(unit[0]))
@@ -359,7 +385,7 @@ def _by_units(shares: Shares, bounds: Bounds, unit: float) -> Found | None:
     the best choice stays one of the best, and prices are multiples of the unit (a vertex of the dual of a totally
     unimodular programme).
     """
-    num_problems, counts = shares.segments.num_problems, shares.uses.sum(0)
+    num_problems, counts = shares.ids.num_problems, shares.uses.sum(0)
     most = 1.0 + 2.0 * float(counts.max())
     size = unit / (4.0 * num_problems * most)
     key, best = shares.ids.key(np.arange(num_problems)), shares.best.copy()
@@ -393,7 +419,7 @@ def _narrowed(shares: Shares, bounds: Bounds, around: tuple[FloatArray, FloatArr
     without sampling, and the few problems that it leaves open go to HiGHS with what is left of the bounds. Are HiGHS's
     prices inside the box, they are optimal for all problems: settled ones stay as they are.
     """
-    num_problems = shares.segments.num_problems
+    num_problems = shares.ids.num_problems
     ends = np.stack(bounds.arrays(), axis=1)  # [K, 2]
     for care in (1.0, 4.0, 16.0):
         best, open_ = shares.best, None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ibpo.allocation import InfeasibleBudget, allocate, kernels, lagrangian, share_budgets
+from ibpo.allocation import InfeasibleBudget, allocate, kernels, lagrangian, segments, share_budgets
 from ibpo.allocation.passes import (
     best_of_kinds,
     best_rows,
@@ -119,9 +119,45 @@ def test_exact_sums_and_sorted_rows(monkeypatch):
     for span in (40, 10**6):
         ids = rng.integers(-span, span, 3000)
         first, second = both(lambda ids=ids: ProblemIds.from_values(ids, len(ids), ""), monkeypatch)
-        assert first.order is not None and first.ids is not None
-        assert first.order.tolist() == second.order.tolist() and first.ids.tolist() == second.ids.tolist()
-        assert first.segments.start.tolist() == second.segments.start.tolist()
+        assert second.order is not None and first.ids is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "LIBRARY", None)
+            in_numpy = second.gathered()
+        in_c = first.gathered()
+        assert in_c[0] is not None and in_numpy[0] is not None and in_c[0].tolist() == in_numpy[0].tolist()
+        assert first.ids.tolist() == second.ids.tolist() and first.num_problems == second.num_problems
+        assert in_c[1].start.tolist() == in_numpy[1].start.tolist()
+
+
+@pytest.mark.parametrize("shares", ["one", "groups", "slices", "two slices of one problem"])
+@pytest.mark.parametrize("choose", ["exactly_one", "at_most_one"])
+def test_rows_in_random_order_need_no_gathering(monkeypatch, shares, choose):
+    """The same answer, to the row, as where they are gathered first, and as in numpy; some ids do not occur."""
+    rng = np.random.default_rng(3)
+    for num, step in ((40, 1), (3000, 1), (3000, 2)):
+        ids = rng.permutation(np.repeat(rng.choice(num, num - num // 9, replace=False) * step - 7, 6))
+        utility = np.round(rng.normal(size=len(ids)), 1)  # ties within a problem, and -0.0
+        group = rng.integers(0, 3, len(ids))
+        if "slices" in shares:
+            group = np.where(rng.random(len(ids)) < 0.5, ids % 2 + 1, 0)
+        if shares == "two slices of one problem":
+            group[-1] = 3 - max(int(group[-1]), 1)
+        cost = np.array([group > 0] if shares == "one" else [group == 1, group == 2])
+        low = [0.2] * len(cost)
+        for names in (ids, [f"p{i}" for i in ids]):
+
+            def answer(ids=names, utility=utility, cost=cost, low=low):
+                floor = None if len(cost) > 1 else low
+                return allocate(utility, ids, cost, [0.3] * len(cost), at_least=floor, choose=choose)
+
+            first, second = both(answer, monkeypatch)
+            assert first.weight.tobytes() == second.weight.tobytes() and first.price.tolist() == second.price.tolist()
+            with monkeypatch.context() as patch:
+                patch.setattr(segments.ScatteredRows, "from_ids", classmethod(lambda *_: None))
+                gathered = answer()
+            assert first.weight.tobytes() == gathered.weight.tobytes() and first.upper_bound == gathered.upper_bound
+        by_rank = allocate(utility, ids, cost, [0.3] * len(cost), choose=choose, response=rng.permutation(len(ids)))
+        assert by_rank.objective == allocate(utility, ids, cost, [0.3] * len(cost), choose=choose).objective
 
 
 @pytest.mark.parametrize("marks", [[0, 1], [0, 3], [1, 4], [0, 1, 4]], ids=str)

@@ -115,6 +115,17 @@ def test_a_utility_of_minus_zero_is_zero():
         assert str(answer.objective) == "0.0" and str(answer.price[0]) == "1.0"
 
 
+def test_what_is_no_bound_has_no_price():
+    utility = [1.755859601539432e150, -2.2e149, -1.75e149, 8.2e149]
+    cost = [[0, 0, 0, 0], [0.39, 0.09, 0.33, 0.11], [0, 0, 0, 0]]
+    answer = allocate(utility, [1, 1, 1, 0], cost, [0, 0.205, None])
+    assert answer.price[1] > 0 and str(answer.price[2]) == "0.0"
+    tiny = np.array([-1.29, 0.747, 0.404, -0.925, -0.29, 1.46, -0.19, -0.388, -0.206]) * 1e-200
+    cost = [15774, 21047, 5193, 6744, 13203, 5606, 20499, 20264, 973]
+    answer = allocate(tiny, [2, 2, 1, 0, 1, 2, 3, 0, 0], cost, None, at_least=13410.5, node_limit=1)
+    assert answer.price[0] <= 0
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.booleans(), st.integers(1, 9), st.integers(0, 99))
 def test_segments_reduce_and_spread_like_loops(sizes, uniform, block, seed):
@@ -124,12 +135,13 @@ def test_segments_reduce_and_spread_like_loops(sizes, uniform, block, seed):
     found = ProblemIds.from_values(problem, len(problem), "")
     assert found.order is None and found.ids is not None
     where = [np.flatnonzero(problem == p) for p in found.ids]
-    assert found.segments.num_problems == len(sizes) and (found.segments.width is not None) == (len(set(sizes)) == 1)
+    rows = found.gathered()[1]
+    assert found.num_problems == rows.num_problems == len(sizes) and (rows.width is not None) == (len(set(sizes)) == 1)
     most = np.concatenate([values[rows].max() for rows in where], axis=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "BLOCK", block)
-        parts = [(found.segments, slice(0, len(sizes)), slice(0, len(problem)))]
-        parts += [(part, problems, rows) for problems, rows, part in found.segments.blocks()]
+        parts = [(rows, slice(0, len(sizes)), slice(0, len(problem)))]
+        parts += [(part, problems, rows) for problems, rows, part in rows.blocks()]
     for part, problems, rows in parts:
         assert part.max(values[rows]).tolist() == most[problems].tolist()
         assert (-part.min(-values[rows])).tolist() == most[problems].tolist()
@@ -142,12 +154,13 @@ def test_segments_reduce_and_spread_like_loops(sizes, uniform, block, seed):
 def test_ids_are_gathered_in_any_order(values, wide):
     whole = np.array(values) * (2**60 if wide else 1)
     found = ProblemIds.from_values(whole, len(whole), "")
-    gathered = whole if found.order is None else whole[found.order]
+    order, rows = found.gathered()
+    gathered = whole if order is None else whole[order]
     assert found.ids is not None and sorted(found.ids.tolist()) == sorted(set(whole.tolist()))
-    assert found.segments.spread(found.ids).tolist() == gathered.tolist()
-    if found.order is not None:  # rows of one problem keep their order
+    assert rows.spread(found.ids).tolist() == gathered.tolist()
+    if order is not None:  # rows of one problem keep their order
         same = gathered[1:] == gathered[:-1]
-        assert (np.diff(found.order)[same] > 0).all() and sorted(found.order.tolist()) == list(range(len(whole)))
+        assert (np.diff(order)[same] > 0).all() and sorted(order.tolist()) == list(range(len(whole)))
 
 
 def test_infeasible_in_every_layout():
