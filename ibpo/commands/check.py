@@ -58,10 +58,12 @@ def check_groups(
 
 def _forms(names: list[str], recipe: Path | None) -> tuple[list[Format], dict[str, Any]]:
     """The response groups, and the options of the chat template that a recipe renders its prompts with."""
-    from ibpo.config import nearest, read_recipe
+    from ibpo.config import COLD_START_TABLES, RecipeReader, RunConfig, nearest, read_recipe
     from ibpo.responses import FORMATS, build_response_groups
 
     if recipe is not None:
+        if {*COLD_START_TABLES} & {*RecipeReader(recipe, (), RunConfig).tables}:
+            return _forms_of_cold_start(recipe)
         config = read_recipe(recipe)
         options = dict(config.trl.get("chat_template_kwargs") or {})
         return [_as_format(group) for group in build_response_groups(config.response_group)], options
@@ -69,6 +71,18 @@ def _forms(names: list[str], recipe: Path | None) -> tuple[list[Format], dict[st
         if name not in FORMATS:
             raise IbpoError(f"--response-group {name}: no such response group; {nearest(name, FORMATS)}")
     return [FORMATS[name] for name in names or ("standard", "sequential_voting")], {}
+
+
+def _forms_of_cold_start(recipe: Path) -> tuple[list[Format], dict[str, Any]]:
+    """The response groups that a cold start teaches, and its options of the chat template."""
+    from ibpo.responses import FORMATS, FORMS, build_response_groups
+    from ibpo.training import read_cold_start_recipe
+
+    config = read_cold_start_recipe(recipe)
+    form = FORMS[config.build.form]
+    groups = build_response_groups(config.response_group) or [form.standard, form.voting]
+    shipped = {form.group: form for form in FORMATS.values()}
+    return [shipped.get(group) or _as_format(group) for group in groups], dict(config.template)
 
 
 def _as_format(group: ResponseGroup) -> Format:

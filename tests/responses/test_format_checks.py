@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("transformers")
@@ -181,6 +183,22 @@ def test_errors_are_one_line(arguments, message, tmp_path):
     result = run(*(a.replace("{model}", str(tmp_path)) for a in arguments))
     lines = result.stderr.strip().splitlines()
     assert result.exit_code == 2 and len(lines) == 1 and message in lines[0], result.output
+
+
+@pytest.mark.parametrize(
+    ("recipe", "groups"),
+    [("qwen", "standard, sequential_voting"), ("sums", "standard, extended"), ("smoke", "standard, extended")],
+)
+def test_the_recipe_of_a_cold_start(tmp_path, recipe, groups):
+    """docs/how-to/cold-start.md sends its readers here; such recipes were refused."""
+    tokenizer(CHAT).save_pretrained(tmp_path)
+    path = Path(__file__).parents[2] / "recipes" / f"cold_start_{recipe}.toml"
+    result = run(tmp_path, "--response-group", path)
+    assert f"{groups} with {tmp_path}: " in result.stdout, result.output
+    text = path.read_text() + "[template]\nenable_thinking = false\n"
+    (tmp_path / "own.toml").write_text(text)
+    result = run(tmp_path, "--response-group", tmp_path / "own.toml")
+    assert result.exit_code == 1 and "enable_thinking" in result.stdout
 
 
 def test_a_broken_tokenizer(tmp_path):
