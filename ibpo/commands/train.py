@@ -149,7 +149,7 @@ def _check_run(run: RunDir, config_text: str, resume: bool, command: str) -> Non
     changed = run.changed_keys(config_text)
     if changed:
         raise IbpoError(
-            f"{run.path}: was begun with another recipe ({', '.join(changed)} differ); "
+            f"{run.path}: was begun with another recipe (in {', '.join(changed)}); "
             f"resume with `ibpo train {run.config} --out {run.path} --resume`, or name another folder with --out"
         )
 

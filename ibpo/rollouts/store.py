@@ -146,7 +146,7 @@ class RolloutStore:
             changed = sorted(k for k in before if now.get(k) != before[k])
             if changed:
                 raise IbpoError(
-                    f"{self.path}: was started with other settings ({', '.join(changed)} differ); name another file"
+                    f"{self.path}: was started with other settings (in {', '.join(changed)}); name another file"
                 )
         for number, line in enumerate(lines[1:], start=2):
             try:

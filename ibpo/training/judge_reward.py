@@ -64,11 +64,15 @@ class JudgeReward:
 
     def _problem(self, prompt: Any, row: dict[str, Any]) -> Problem:
         own = {"answer", "gold", "problem_id", "level", "completions"}
-        return self.problems.get(str(row.get("problem_id", ""))) or Problem(
-            problem_id=str(row.get("problem_id", "")),
+
+        def text(*keys: str) -> str:  # the first that is there; a row holds None where a column has no value
+            return str(next((row[key] for key in keys if row.get(key) is not None), ""))
+
+        return self.problems.get(text("problem_id")) or Problem(
+            problem_id=text("problem_id"),
             prompt=prompt,
-            answer=str(row.get("answer", row.get("gold", ""))),
-            level=str(row.get("level", "")),
+            answer=text("answer", "gold"),
+            level=text("level"),
             info={k: v for k, v in row.items() if k not in own},
         )
 

@@ -73,7 +73,7 @@ def test_train_evaluate_report(model, tmp_path):
     assert_one_line(run(*options(model, out, "train.steps=2")), "holds a finished run; name another folder")
     again = run(*options(model, out, "train.steps=2"), "--resume")
     assert again.exit_code == 0 and "this run is finished" in again.stderr and "0 of 8" in again.stdout
-    assert_one_line(run(*options(model, out, "train.steps=3"), "--resume"), "another recipe (train.steps differ)")
+    assert_one_line(run(*options(model, out, "train.steps=3"), "--resume"), "another recipe (in train.steps)")
 
 
 def test_a_language_model_judges_under_constraints(model, tmp_path):

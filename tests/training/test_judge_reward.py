@@ -52,6 +52,15 @@ def test_a_judge_sees_problem_answer_and_finish(reward):
     assert first.problem.level == "1" and first.problem.info["domain"] == "x"
 
 
+def test_a_column_without_a_value_is_no_text(reward):
+    """A data set fills rows of other sources with None: the answer was "None", the problem one of all such rows."""
+    ids = [[*reward.tokenizer("<answer> 4")["input_ids"], reward.tokenizer.eos_token_id]] * 2
+    columns = {"answer": [None, None], "gold": ["4", None], "problem_id": [None, None], "level": [None, None]}
+    assert reward(prompts=["p", "q"], completion_ids=ids, completions=[""] * 2, **columns) == [1.0, 0.0]
+    first, second = (candidate.problem for candidate in reward.judge.rewards["exact"].seen)
+    assert (first.answer, second.answer, first.problem_id, first.level) == ("4", "", "", "")
+
+
 def test_every_token_that_ends_the_models_responses_ends_one_for_the_judge(make_trainer, reward):
     tokenizer = reward.tokenizer
     other = tokenizer("4")["input_ids"][-1]
