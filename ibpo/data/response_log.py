@@ -711,13 +711,24 @@ def _missing(
         raise LogError(
             f"{path}: a trace of requests (column {trace!r}), without answers to choose between: ibpo simulate reads it"
         )
-    taken = set(columns.values())
+    taken, problem = set(columns.values()), columns.get("problem", "")
     for field in missing:
         named = getattr(names, field)
         tried = GUESSES.get(field, ())
         looked = f" (looked for {', '.join(tried[:4])}{', ...' * (len(tried) > 4)})"
         said.append(f"no column {named!r}" if named else f"no column for the {field.replace('_', ' ')}{looked}")
-        guess = next((name for name in _candidates(field, rows, present) if name not in taken), "")
+        fitting = [name for name in _candidates(field, rows, present) if name not in taken]
+        if field == "problem" and "response_group" in missing:  # there are more problems than ways of answering them
+            ways = _candidates("response_group", rows, present)
+            fitting = [
+                name
+                for name in fitting
+                if any(_num_kinds(rows, one) < _num_kinds(rows, name) and _differs(rows, name, one) for one in ways)
+            ] or fitting
+        if field == "response_group":  # what a problem has but one of names no way of answering it
+            fitting = [name for name in fitting if _differs(rows, problem, name)]
+        guess = next(iter(fitting), "")
+        problem = guess if field == "problem" else problem
         identifier = next((name for name in IDENTIFIERS if name in present), "")
         if field == "reward" and not (guess or named) and identifier:
             has_gold = any(row.get("gold") not in (None, "") for row in rows)
@@ -762,6 +773,23 @@ def other_groups(path: Path, columns: Mapping[str, str], join: Sequence[Path] = 
         if name not in taken
     }
     return sorted((name for name in found if found[name]), key=lambda name: -found[name])
+
+
+def _num_kinds(rows: Sequence[Mapping[str, Any]], name: str) -> int:
+    return len({str(lookup(row, name)) for row in rows})
+
+
+def _differs(rows: Sequence[Mapping[str, Any]], problem: str, name: str) -> bool:
+    """Whether a column differs within a problem, or no problem has two of these rows.
+
+    Example:
+        >>> rows = [{"q": q, "text": f"{q}?", "mode": mode} for q in ("a", "b") for mode in ("low", "high")]
+        >>> _differs(rows, "q", "text"), _differs(rows, "q", "mode"), _differs(rows[::2], "q", "text")
+        (False, True, True)
+    """
+    pairs = [(str(lookup(row, problem)), str(lookup(row, name))) for row in rows]
+    problems = {of_problem for of_problem, _ in pairs}
+    return len(problems) in (len(pairs), 1) or len(set(pairs)) > len(problems)
 
 
 def _groups_in(present: list[str]) -> list[str]:

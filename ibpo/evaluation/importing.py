@@ -21,7 +21,9 @@ from ibpo.data import (
     NOTHING,
     NUM_PEEKED,
     Commas,
+    LogColumns,
     LogError,
+    MissingColumns,
     Row,
     Source,
     check_number,
@@ -536,7 +538,8 @@ def plain_rows(
         return []
     # A column may be missing from the first row: the first rows together say which there are.
     together = {name: value for _, row in reversed(peeked) for name, value in row.items()}
-    columns = _resolve(peeked[0][0], together, named, configuration)
+    source = source or Source(path=Path())
+    columns = _resolve(peeked, together, named, configuration, source)
     by = columns.get("by", "")
     if (
         by.lower() == "model"
@@ -544,7 +547,6 @@ def plain_rows(
         and all(row.get(by) in (None, row.get(columns.get("configuration", ""))) for _, row in peeked)
     ):
         del columns["by"]  # the models are what is compared
-    source = source or Source(path=Path())
     numbers = [divided(columns[field])[0] for field in NUMBERS if field in columns]
     commas = Commas((row for _, row in peeked), numbers)
     # Where a harness's tasks are the parts, models are not distinguished yet.
@@ -622,8 +624,15 @@ def _row(
     return made
 
 
-def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configuration: str) -> dict[str, str]:
-    columns = {}
+def _resolve(
+    peeked: Sequence[Row], row: dict[str, Any], named: dict[str, str], configuration: str, source: Source
+) -> dict[str, str]:
+    """Field -> column, by the first rows, which `row` is together.
+
+    Raises:
+        MissingColumns: names all that no column was found for, as in every other command that reads a log.
+    """
+    columns: dict[str, str] = {}
     inside = [name for name in names_in([row]) if name not in row]
     for field, tried in (COLUMNS | {"by": ()}).items():
         called = CALLED.get(field, field)
@@ -645,13 +654,13 @@ def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configurati
         if column is not None:
             columns[field] = column
         elif wanted or (field in NEEDED and not (field == "configuration" and configuration)):
-            option = "--by" if field == "by" else f"--columns {called}=COLUMN"
-            more = ", or NAME=FILE, a name for all" if field == "configuration" else ""
-            tried = " or ".join(map(repr, dict.fromkeys(names)))
+            _check_columns(peeked, row, named, configuration, source)
             raise IbpoError(
-                f"{place}: no column {tried} for the {called.replace('_', ' ')}; "
-                f"the row's columns are {', '.join(row) or 'none'}: name one with {option}{more}"
+                f"{peeked[0][0]}: no column {wanted!r} for the {called.replace('_', ' ')}; the row's columns are "
+                f"{', '.join(row) or 'none'}: name one with --columns {called}=COLUMN"
             )
+    if not {"reward", "gold"} & set(columns) and not all(says_error(one) for _, one in peeked):
+        _check_columns(peeked, row, named, configuration, source)
     if not configuration and columns.get("response_group") == columns["configuration"]:
         del columns["response_group"]  # it names the rows of the report; the share of each is 0 or 1
     if "by" not in columns and "harness_task" in row:
@@ -659,6 +668,29 @@ def _resolve(place: str, row: dict[str, Any], named: dict[str, str], configurati
     elif "by" not in columns and (model := find_alike(row, "model")) and columns.get("configuration") != model:
         columns["by"] = model  # response groups of different models are no alternatives to each other
     return columns
+
+
+def _check_columns(
+    peeked: Sequence[Row], row: Mapping[str, Any], named: Mapping[str, str], configuration: str, source: Source
+) -> None:
+    """Say all at once that a log lacks; a judge can do without rewards, and texts without costs."""
+    can_do_without = {
+        "response_group": configuration,
+        "reward": set(COLUMNS["gold"]) & set(row),
+        "cost": set(COMPLETIONS) & set(row),
+    }
+    names = LogColumns(
+        problem=named.get("problem"),
+        response_group=named.get("response_group"),
+        reward=named.get("reward"),
+        cost=named.get("cost"),
+        by=named.get("by"),
+    )
+    try:
+        names.resolve(source.path, [one for _, one in peeked], optional=[x for x, y in can_do_without.items() if y])
+    except MissingColumns as error:
+        more = ", or NAME=FILE, a name for all" if "no column for the response group" in str(error) else ""
+        raise MissingColumns(f"{error}{more}", error.options, source.notes) from None
 
 
 def _text(place: str, columns: dict[str, str], fields: dict[str, Any], field: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -301,7 +302,7 @@ def test_names_and_harnesses(tmp_path):
         (["--standard", "none"], "none: no such configuration; there are low, high"),
         (["--only", "none"], "--only none: no such configuration"),
         (["--budget", "tokens=0.5"], "--budget tokens=0.5: the report allocates at parts of the way"),
-        (["--columns", "reward=score"], "no column 'score' for the reward"),
+        (["--columns", "reward=score"], "no column 'score'; there are 'problem_id'"),
     ],
 )
 def test_what_is_refused(page, more, said, tmp_path):
@@ -549,3 +550,25 @@ def test_six_problems_that_all_say_the_same_have_an_interval(tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     intervals = re.findall(r"([+−]?[\d.]+) ?%? \(([+−]?[\d.]+) to ([+−]?[\d.]+)\)", text)
     assert intervals and all(low != high for _, low, high in intervals), intervals
+
+
+def test_what_a_log_lacks_is_said_at_once_and_the_command_to_paste_works(tmp_path):
+    """`report` named one column after the other, and no command."""
+    path = tmp_path / "log.csv"
+    rows = [f"{mode},{item},{r},{t}" for item in "abc" for mode, r, t in (("fast", 0, 120), ("slow", 1, 900))]
+    path.write_text("\n".join(["mode of it,item,ok,n", *rows]) + "\n")
+    result = run(path, "--out", tmp_path / "page")
+    assert result.exit_code == 2 and result.stderr.count("no column for the") == 4
+    *args, columns, pairs = shlex.split(result.stderr.rpartition("try: ibpo ")[2])
+    assert columns == "--columns" and pairs == "problem=item,response_group=mode of it,reward=ok,cost=n"
+    assert CliRunner().invoke(app, [*args, columns, pairs]).exit_code == 0
+    page = json.loads((tmp_path / "page" / "report.json").read_text())
+    (part,) = page["parts"].values()
+    assert [(one["name"], one["cost"]["value"]) for one in part["configurations"]] == [("fast", 120), ("slow", 900)]
+
+
+def test_rewards_that_a_log_lacks_are_put_into_its_folder(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("request_id,problem_id,effort,tokens\n1,a,low,5\n2,a,high,9\n")
+    result = run(path, "--out", tmp_path / "page")
+    assert result.exit_code == 2 and "put that table into the log's folder and name the folder" in result.stderr

@@ -100,6 +100,27 @@ def test_four_missing_columns_are_one_error(tmp_path):
     assert error.value.options == ("--columns", "problem=asked,response_group=speed,reward=verdict_right,cost=used")
 
 
+@pytest.mark.parametrize("order", ["asked,speed,verdict_right,used,prompt", "speed,asked,prompt,verdict_right,used"])
+def test_what_a_problem_has_but_one_of_is_no_response_group_to_name(tmp_path, order):
+    """The identifier of the problem was, where `prompt` was taken for the problem; and the other way round."""
+    path, names = tmp_path / "a.jsonl", order.split(",")
+    rows = [{"asked": f"q{p}", "speed": e, "verdict_right": r, "used": t, "prompt": f"What is {p}?"}
+            for p in range(9) for e, r, t in (("fast", 0, 120), ("slow", 1, 900)) * 2]  # fmt: skip
+    for lacks, wanted in (([], "response_group=speed,"), (["prompt"], "problem=asked,response_group=speed,")):
+        with path.open("w") as file:
+            file.writelines(json.dumps({x: row[x] for x in names if x not in lacks}) + "\n" for row in rows)
+        with pytest.raises(MissingColumns) as error:
+            read_log(path)
+        assert error.value.options == ("--columns", f"{wanted}reward=verdict_right,cost=used")
+    with path.open("w") as file:
+        file.writelines(
+            json.dumps({x: row[x] for x in names if x != "speed"} | {"id": row["asked"]}) + "\n" for row in rows
+        )
+    with pytest.raises(MissingColumns) as error:
+        read_log(path)
+    assert error.value.options == ("--columns", "response_group=COLUMN,reward=verdict_right,cost=used")
+
+
 @pytest.mark.parametrize("name", ["output.jsonl", "responses", "responses/output.jsonl"])
 def test_openai_batch_is_joined_to_its_input_and_to_rewards(name, rewards):
     path = LOGS / "openai_batch" / name

@@ -127,9 +127,9 @@ def test_cost_without_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        (row(problem_id=...), "line 1: no column 'problem_id' or .*name one with --columns problem=COLUMN"),
-        (row(effort=...), "line 1: no column 'configuration' or .*--columns response_group=COLUMN, or NAME=FILE"),
-        (row(correct=...), "line 1: neither a reward .* nor a gold answer"),
+        (row(problem_id=...), "no column for the problem .*name it with --columns problem=COLUMN"),
+        (row(effort=...), "no column for the response group .*--columns response_group=COLUMN, or NAME=FILE"),
+        (row(correct=...), "no column for the reward .*, and no gold answer to judge by"),
         (row(correct=1.5), "line 1, column 'correct': 1.5 is not from 0 to 1"),
         (row(tokens=-1), "line 1, column 'tokens': -1 is negative"),
         (row(tokens="many"), "line 1, column 'tokens': 'many' is not a finite number"),
@@ -580,7 +580,7 @@ def test_a_log_without_rewards_says_which_table_would_give_them(tmp_path):
         "gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.response.id": "r",
         "gen_ai.usage.output_tokens": 5, "gen_ai.prompt.0.content": "2 + 2?"}}  # fmt: skip
     path = write(tmp_path / "spans.jsonl", [span])
-    with pytest.raises(IbpoError, match=r"put a table with request_id and reward into the log's folder and name that"):
+    with pytest.raises(IbpoError, match="no gold answer to judge by: join a table with request_id and reward"):
         read(path)
     write(tmp_path / "rewards.jsonl", [{"request_id": "r", "reward": 1}])
     assert read(tmp_path).parts[""].reward.tolist() == [1]
