@@ -49,12 +49,12 @@ def score_unseen(
     Raises:
         IbpoError: Too few problems for so many folds.
     """
-    problem = np.unique(np.array(table.problems), return_inverse=True)[1]
+    problem = table.alike()
     size = int(problem.max()) + 1
     if not 2 <= folds <= size or size - math.ceil(size / folds) < MIN_PROBLEMS:
         raise IbpoError(
-            f"{size} problems in {folds} folds: a router needs at least 2 folds and {MIN_PROBLEMS} problems to learn "
-            "from, and a problem in each fold"
+            f"{size} different problems in {folds} folds: a router needs at least 2 folds and {MIN_PROBLEMS} problems "
+            "to learn from, and a problem in each fold"
         )
     part = (np.random.default_rng(seed).permutation(size) % folds)[problem]
     gain, cost = np.zeros(table.reward.shape), np.zeros(table.reward.shape)

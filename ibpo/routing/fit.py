@@ -77,6 +77,16 @@ class RoutedLog:
     log: Log
     """The rows of the problems kept."""
 
+    def alike(self) -> NDArray[np.int64]:
+        """`[P]` numbers, equal where prompts are: what is learned from one tells the other, whatever their ids.
+
+        Ids count where there is no prompt, and where prompts are fewer than a quarter of the problems: then they name
+        kinds of problems, and what is learned of a kind is what a router is for.
+        """
+        by_prompt = any(self.prompts) and 4 * len(set(self.prompts)) >= len(set(self.problems))
+        number: dict[str, int] = {}
+        return np.array([number.setdefault(x, len(number)) for x in (self.prompts if by_prompt else self.problems)])
+
     def take(self, keep: Sequence[int]) -> RoutedLog:
         """Only these problems; `log` stays whole."""
         rows = np.asarray(keep, int)
@@ -300,17 +310,18 @@ def fit_router(
     unit, target = _targets(table)
     text: Any = hashed(table.prompts) if uses_text else None
     few = np.sort(np.random.default_rng(seed).choice(len(target), min(len(target), _MOST_COMPARED), replace=False))
-    alike = np.unique(np.array(table.problems)[few], return_inverse=True)[1]
+    alike = table.alike()[few]
     scales, alphas, residual = _least_error(standard, text, target, few, alike)
     unit_near, num_near, weight = np.zeros((0, 0)), np.zeros(target.shape[1]), np.ones(target.shape[1])
     explained = {"ridge": (residual**2).mean(axis=0)}
-    if embedded is not None and len(set(alike.tolist())) == len(few):
+    if embedded is not None and len({table.problems[i] for i in few.tolist()}) == len(few):
         unit_near = unit_rows(embedded)
-        num_near, near_residual = leave_one_out(unit_near[few], target[few])
-        weight = _blend(residual, near_residual)
+        first = np.unique(alike, return_index=True)[1]  # a prompt that comes again would be its own neighbour
+        num_near, near_residual = leave_one_out(unit_near[few[first]], target[few[first]])
+        weight = _blend(residual[first], near_residual)
         num_near[weight == 1] = 0
         explained["neighbours"] = (near_residual**2).mean(axis=0)
-        explained["both"] = ((weight * residual + (1 - weight) * near_residual) ** 2).mean(axis=0)
+        explained["both"] = ((weight * residual[first] + (1 - weight) * near_residual) ** 2).mean(axis=0)
     spread = target[few].var(axis=0) * (len(few) / (len(few) - 1)) ** 2  # the mean's leave-one-out error
     dense = np.zeros((standard.shape[1], target.shape[1]))
     sparse = np.zeros((text.shape[1] if text is not None and scales.any() else 0, target.shape[1]))
@@ -389,7 +400,7 @@ def choose_layers(table: RoutedLog, encoder: Encoder, *, seed: int = 0) -> int:
     if not varies.any():
         return 0
     target = target[:, varies]
-    alike = np.unique(np.array(table.problems), return_inverse=True)[1]
+    alike = table.alike()
     text, every = hashed(table.prompts), np.arange(len(target))
     loss: list[FloatArray] = []
     for num_layers in range(encoder.num_layers + 1):

@@ -1,6 +1,7 @@
 import base64
 import csv
 import hashlib
+import itertools
 import json
 import threading
 from contextlib import contextmanager
@@ -63,6 +64,27 @@ def write(path, rows):
 
 def table_of(tmp_path, **kwargs):
     return read_routed_log(write(tmp_path / "log.jsonl", log_rows(**kwargs)), columns=LogColumns())
+
+
+def test_a_prompt_under_several_ids_does_not_judge_what_was_learned_from_it(tmp_path):
+    """Gains of chance, one per prompt, each prompt under three ids: nothing can be told of an unseen one."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for p in range(240):
+        words = " ".join(rng.permutation(NOUNS)[:3]) + f" {rng.integers(10**6)}"
+        right = {"short": int(rng.random() < 0.5), "long": int(rng.random() < 0.5)}
+        for copy, name in itertools.product(range(3), right):
+            tokens = 400 if name == "long" else 50
+            rows.append(
+                {"problem": f"{p}-{copy}", "prompt": words, "group": name, "reward": right[name], "cost": tokens}
+            )
+    table = read_routed_log(write(tmp_path / "log.jsonl", rows), columns=LogColumns())
+    assert len(table.problems) == 720 and len(set(table.alike().tolist())) == 240
+    gain = table.reward[:, 1] - table.reward[:, 0]
+    embedded = rng.normal(size=(240, 16))[[int(name.partition("-")[0]) for name in table.problems]]
+    for seen in (None, embedded):
+        predicted = score_unseen(table, embedded=seen).gain[:, 1]
+        assert abs(float(np.mean((predicted - predicted.mean()) * (gain - gain.mean())))) < 0.1 * float(gain.var())
 
 
 def test_regret_is_near_zero_where_prompts_tell_the_gain(tmp_path):
@@ -424,8 +446,8 @@ FIT = ["route", "fit"]
 @pytest.mark.parametrize(
     "rows, arguments, message",
     [
-        (log_rows(5), [], "5 problems in 5 folds: a router needs at least 2 folds and 10 problems"),
-        (log_rows(12), ["--folds", "50"], "12 problems in 50 folds: a router needs"),
+        (log_rows(5), [], "5 different problems in 5 folds: a router needs at least 2 folds and 10 problems"),
+        (log_rows(12), ["--folds", "50"], "12 different problems in 50 folds: a router needs"),
         (log_rows(20)[4:8], [], "has one response group, long"),
         (log_rows(12), ["--columns", "prompt=text"], "no column 'text'; name one of 'id', 'prompt'"),
         ([{**row, "prompt": ""} for row in log_rows(12)], ["--columns", "prompt=prompt"], "column 'prompt': no prompt"),
