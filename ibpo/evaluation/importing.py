@@ -35,6 +35,7 @@ from ibpo.data import (
     names_in,
     note_repeats,
     read_log_rows,
+    read_number,
     says_error,
 )
 from ibpo.endpoint import as_finish_reason
@@ -540,6 +541,8 @@ def plain_rows(
     together = {name: value for _, row in reversed(peeked) for name, value in row.items()}
     source = source or Source(path=Path())
     columns = _resolve(peeked, together, named, configuration, source)
+    if "budget" in columns and not all(_may_be_share(lookup(row, columns["budget"])) for _, row in peeked):
+        source.note(f"column {columns.pop('budget')!r} is not read: it holds no shares of the responses")
     by = columns.get("by", "")
     if (
         by.lower() == "model"
@@ -720,6 +723,16 @@ def _share(place: str, column: str, value: Any, number: float) -> float:
             f"{place}, column {column!r}: {value!r} is not a share of the responses; write a number from 0 to 1, or 50%"
         )
     return share
+
+
+def _may_be_share(value: Any) -> bool:
+    """Whether a budget is a share, if perhaps in percent: not `low`, nor 8192 tokens."""
+    if value is None or value != value or str(value).strip().lower() in NOTHING:
+        return True
+    try:
+        return str(value).strip().endswith("%") or read_number(value) <= 100
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _cut_off(place: str, column: str, value: Any, commas: Commas) -> float | None:

@@ -366,6 +366,18 @@ def test_a_budget_is_a_share(tmp_path):
             read(write(tmp_path / "b.jsonl", [row(budget=wrong)]))
 
 
+@pytest.mark.parametrize("budgets", [("low", "high"), (1024, 8192), (None, "8k")])
+def test_a_budget_of_words_or_tokens_is_no_share(tmp_path, budgets):
+    """A log with the tokens that a model may think was refused, and one whose response groups are in that column."""
+    rows = [row(budget=b, effort=e) for b, e in zip(budgets, ("low", "high"), strict=True)]
+    found = read(write(tmp_path / "a.jsonl", rows))
+    assert np.isnan(found.parts[""].budget).all() and found.parts[""].configurations == ["low", "high"]
+    assert any("column 'budget' is not read: it holds no shares of the responses" in note for note in found.notes)
+    if None not in budgets:
+        named = read(tmp_path / "a.jsonl", columns={"response_group": "budget"})
+        assert named.parts[""].configurations == list(map(str, budgets))
+
+
 def test_a_file_that_is_given_twice_counts_once(tmp_path):
     """Its responses stood in both halves of every split, and a choice by one half looked sure in the other."""
     plain = write(tmp_path / "a.jsonl", [row(correct=n % 2, tokens=n) for n in range(3)])
