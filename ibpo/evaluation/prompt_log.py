@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from ibpo.data import (
     Commas,
     LogColumns,
     LogError,
+    MissingColumns,
     Row,
     Source,
     divided,
@@ -48,6 +50,10 @@ MESSAGES = ("messages", "request.messages", "request.body.messages", "body.messa
             "input")  # fmt: skip
 """Where a log keeps all messages of a request."""
 PROMPTS = ("prompt", "question", "problem", "input", "query")
+LIKE_PROMPT = re.compile(
+    r"(?i)prompt(?!.*(token|id$))|question(?!.*id$)|query(?!.*id$)|instruction|user.*(text|message)"
+)
+"""A column that is proposed for the prompt."""
 GOLD = ("gold", "target", "reference", "gold_answer", "correct_answer", "ground_truth", "expected", "expected_answer")
 COMPLETIONS = ("completion", "response_text", "response", "output", "output_text", "text")
 EMPTY = (None, "", "{}", "[]", {}, [])
@@ -184,7 +190,13 @@ def _own_columns(
         elif named:
             raise _no_column(path, f"--columns {field}={named}", names)
     if "prompt" not in found:
-        raise _no_column(path, "no prompt: --columns prompt=COLUMN", names)
+        likely = next((name for name in names if LIKE_PROMPT.search(name) and _first(names, rows, (name,))), "COLUMN")
+        options = ["--columns", f"prompt={likely}"]
+        raise MissingColumns(
+            f"{path}: no column for the prompt (looked for {', '.join(PROMPTS)}, and messages); there are "
+            f"{', '.join(map(repr, names[:30]))}: name it with {' '.join(options)}",
+            options,
+        )
     for column in show:
         if _first(names, rows, (column,)) is None:
             raise _no_column(path, f"--show {column}", names)

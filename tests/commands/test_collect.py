@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import sys
 from collections import Counter
 
@@ -296,6 +297,19 @@ def test_mistakes_are_one_line(tmp_path, more, said):
         assert found.exit_code == 2 and "Traceback" not in found.output
         line = found.stderr.strip().splitlines()[-1]
         assert line.startswith("error: ") and said in line, line
+
+
+def test_a_prompt_of_another_name_comes_with_the_command_to_paste(tmp_path):
+    """It was "no prompt: --columns prompt=COLUMN: there is no such column"."""
+    log = tmp_path / "log.csv"
+    log.write_text(
+        "item,prompt_tokens,user prompt,answer\n" + "".join(f"{i},5,What is {i} + 1?,{i}\n" for i in range(8))
+    )
+    result = run(log, "http://127.0.0.1:9/v1", tmp_path / "run", "--plan")
+    assert result.exit_code == 2 and "no column for the prompt (looked for prompt, question" in result.stderr
+    again = shlex.split(result.stderr.rpartition("try: ibpo ")[2])
+    assert again[-2:] == ["--columns", "prompt=user prompt"]
+    assert "8 of 8 prompts" in CliRunner().invoke(app, again).stdout
 
 
 def test_a_plan_asks_nothing(tmp_path):
