@@ -92,8 +92,9 @@ def evaluate_router(
     - `regret` = oracle - v, `regret_of_mix` = oracle - mix, `gain_over_mix` = v - mix, and
       `captured` = gain_over_mix / regret_of_mix: 0 a blind draw, 1 the oracle.
 
-    Intervals are those of a bootstrap over problems (`ibpo.evaluation.statistics.estimate_from_draws`), choices held as
-    they are: they do not hold how the router would vary with other problems to learn from.
+    Intervals are those of a bootstrap over problems (`ibpo.evaluation.statistics.estimate_from_draws`), equal prompts
+    together (`RoutedLog.alike`), choices held as they are: they do not hold how the router would vary with other
+    problems to learn from.
 
     Args:
         table: The log.
@@ -110,7 +111,9 @@ def evaluate_router(
         IbpoError: A budget on something that the log has not.
     """
     rows: list[dict[str, Any]] = []
-    problem = np.repeat(np.arange(len(table.problems)), len(table.groups))
+    alike = table.alike()  # drawn together
+    by_number, times = np.argsort(alike, kind="stable"), np.bincount(alike)
+    first = np.cumsum(times) - times
     for budget in budgets:
         paid, expected = _costs_of(table, budget, table.cost), _costs_of(table, budget, scores.cost)
         constant = table.cost.mean(axis=0)
@@ -132,6 +135,7 @@ def evaluate_router(
         ) -> tuple[float, ...]:
             reward, cost, at = table.reward[rows], paid[rows], float(spent[rows].mean())
             weight, _ = random_mix(cost.mean(axis=0), reward.mean(axis=0), at=at)
+            problem = np.repeat(np.arange(len(rows)), len(table.groups))
             oracle = frontier(reward.ravel(), problem, cost.ravel()).at(at * (1 + 1e-12)).value
             mix, got = float(weight @ reward.mean(axis=0)), float(value[rows].mean())
             room = oracle - mix
@@ -144,9 +148,15 @@ def evaluate_router(
             **dict(zip(names, figures(every), strict=True)),
         }
         rng = np.random.default_rng(seed)
-        drawn = np.array([figures(rng.integers(len(pick), size=len(pick))) for _ in range(draws)])
+
+        def draw(rng: np.random.Generator = rng) -> IntArray:
+            some = rng.integers(len(times), size=len(times))
+            before = np.cumsum(times[some]) - times[some]
+            return by_number[np.repeat(first[some] - before, times[some]) + np.arange(times[some].sum())]
+
+        drawn = np.array([figures(draw()) for _ in range(draws)])
         for name, column in zip(names, drawn.T, strict=True):
-            found = estimate_from_draws(row[name], column, len(pick))
+            found = estimate_from_draws(row[name], column, len(times))
             row[f"{name}_interval"] = None if math.isnan(found.low) else [found.low, found.high]
         row["oracle_unseen"] = _oracle_unseen(table, budget, row["spent"], num_splits, seed)
         row["share"] = {g: float((pick == k).mean()) for k, g in enumerate(table.groups)}

@@ -21,7 +21,7 @@ from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.routing.evaluate import default_budgets, evaluate_router, score_unseen
 from ibpo.routing.fit import as_mix, embedder, fit_router, read_routed_log
-from ibpo.routing.router import load_router, save_router
+from ibpo.routing.router import Scores, load_router, save_router
 from ibpo.serving.calibration import load_calibration
 from ibpo.serving.gateway import FittedRouter
 from tests.openai_server import QuietServer
@@ -85,6 +85,19 @@ def test_a_prompt_under_several_ids_does_not_judge_what_was_learned_from_it(tmp_
     for seen in (None, embedded):
         predicted = score_unseen(table, embedded=seen).gain[:, 1]
         assert abs(float(np.mean((predicted - predicted.mean()) * (gain - gain.mean())))) < 0.1 * float(gain.var())
+
+
+def test_copies_of_a_log_make_its_intervals_no_narrower(tmp_path):
+    once = log_rows(60)
+    copies = [{**row, "id": f"{row['id']}-{copy}"} for row in once for copy in range(3)]
+    widths = []
+    for rows in (once, copies):
+        table = read_routed_log(write(tmp_path / "log.jsonl", rows), columns=LogColumns())
+        gain = np.array([len(prompt) % 3 / 3 for prompt in table.prompts])
+        scores = Scores(np.stack([0 * gain, gain], axis=1), table.cost)
+        [row] = evaluate_router(table, [parse_budget("long=50%")], scores, draws=300)
+        widths.append([np.diff(row[f"{name}_interval"])[0] for name in ("value", "gain_over_mix")])
+    assert (np.array(widths[1]) > 0.75 * np.array(widths[0])).all()  # they were 1 / sqrt(3) of it
 
 
 def test_regret_is_near_zero_where_prompts_tell_the_gain(tmp_path):
