@@ -64,6 +64,8 @@ class Known:
     """Where the effort is recorded, in words."""
     named_by_file: bool = False
     """Whether a run may be named by the name of its file."""
+    counts_thoughts: bool = True
+    """Whether its tokens are of the whole completion."""
 
 
 Opened = tuple[Path, Known | None, Iterator[RawRow]]
@@ -87,7 +89,8 @@ def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[Ra
     key = next((key for key in keys if any(row.get(key) for row in good)), "")
     group = {"effort": known.efforts, "configuration": "run", "": "not in it"}.get(key, key)
     has_id = all(first_of(row, *PROBLEM_NAMES) is not None for row in good)
-    tokens = "tokens of the completion, thoughts included" if any("tokens" in row for row in good) else "not in it"
+    tokens = "tokens of the completion" + ", thoughts included" * known.counts_thoughts
+    tokens = tokens if any("tokens" in row for row in good) else "not in it"
     problem = "its identifier" if has_id else "requests with the same prompt"
     said = f"read as {known.name}: problem = {problem}, response group = {group}, cost = {tokens}"
     source.notes.insert(first, said)  # above what was noted while the first rows went by
@@ -143,7 +146,7 @@ KNOWN = (
     Known(name="Inspect log", looks_like=lambda row: "inspect" in row and "sample" in row,
           convert=harness_logs.convert_inspect, efforts="reasoning effort of the plan"),
     Known(name="HELM run", looks_like=lambda row: "helm" in row and "state" in row, convert=harness_logs.convert_helm,
-          efforts="reasoning effort"),
+          efforts="reasoning effort", counts_thoughts=False),
     Known(name="promptfoo results", looks_like=harness_logs.is_promptfoo, convert=harness_logs.convert_promptfoo,
           efforts="effort"),
     Known(name="verl rollouts", looks_like=harness_logs.is_verl, convert=harness_logs.convert_verl, efforts="effort"),

@@ -291,6 +291,7 @@ def test_helm_runs():
     log = read_log(LOGS / "helm")
     assert len(log.problem) == 6 and log.reward.sum() == 5
     assert "HELM counts the tokens of the visible text only: thoughts are not in its costs" in log.notes
+    assert log.notes[0].endswith("response group = model, cost = tokens of the completion")  # not "thoughts included"
 
 
 @pytest.mark.parametrize("effort", [False, True])
