@@ -123,13 +123,15 @@ def _draw_held_out(axes: Any, part: LogPart, answers: Sequence[Answer]) -> list[
 
 
 def shorten(text: str, width: int) -> str:
-    """A text with at most so many characters.
+    """A text with at most so many characters, its two ends: names of one beginning differ at their ends.
 
     Example:
-        >>> shorten("abc", 3), shorten("abcd", 3)
-        ('abc', 'ab…')
+        >>> shorten("abc", 3), shorten("abcd", 3), shorten("model-effort-low", 10)
+        ('abc', 'a…d', 'model…-low')
     """
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    if len(text) <= width:
+        return text
+    return f"{text[: width // 2]}…{text[len(text) - (width - width // 2 - 1) :]}"
 
 
 def _intervals(value: FloatArray, stderr: FloatArray, num_problems: int) -> FloatArray:

@@ -69,6 +69,18 @@ def test_picture(tmp_path, holdout, monkeypatch):
     assert any("not held out" in text.get_text() for text in axes.get_legend().get_texts()) != holdout
 
 
+def test_long_names_of_one_beginning_differ_in_the_picture(tmp_path, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, path, **_: drawn.append(self))
+    ways = [f"claude-opus-4-5-20251101-thinking-{effort}" for effort in ("low", "high")]
+    rows = "".join(f"{p},{g},{p % 2},{1 + 8 * (g == ways[1])}\n" for p in range(4) for g in ways)
+    found, _ = read(tmp_path, "id,group,reward,cost\n" + rows)
+    draw_answers(found.parts[0], [], tmp_path / "frontier.png")
+    said = [text.get_text() for text in drawn[0].axes[0].texts]
+    assert {text[-5:] for text in said} == {"g-low", "-high"} and max(map(len, said)) <= 28
+
+
 def test_the_bars_of_a_picture_are_those_of_the_problems_that_were_halved(tmp_path, monkeypatch):
     """Of 40 problems three had two answers: their bars were as narrow as if all had."""
     figure = pytest.importorskip("matplotlib.figure")
