@@ -223,18 +223,31 @@ def read_budgets(texts: list[str], column: str) -> tuple[float, ...]:
     return tuple(float(budget.amount) for budget in budgets) or SHARES
 
 
-def _field(place: str, row: dict[str, Any], name: str, option: str) -> Any:
-    outer, dot, inner = name.partition(".")
-    if dot and name not in row and isinstance(row.get(outer), dict):
-        return _field(f"{place}, column {outer!r}", row[outer], inner, option)
-    from ibpo.data import find_alike
+def _field(place: str, row: dict[str, Any], name: str, option: str, head: str = "") -> Any:
+    """The value of a column, or of a dotted name into structs and cells that hold JSON, of which `head` is behind us.
 
+    Raises:
+        IbpoError: There is none; where there is no such column, with the command that names another.
+    """
+    from ibpo.data import MissingColumns, find_alike, parse_cell
+
+    outer, dot, inner = name.partition(".")
+    within = parse_cell(row[outer]) if isinstance(row.get(outer), str) else row.get(outer)
+    if dot and name not in row and isinstance(within, dict):
+        return _field(f"{place}, column {outer!r}", within, inner, option, f"{head}{outer}.")
     alike = find_alike(row, name) or name
-    if row.get(alike) is None:
-        raise IbpoError(
-            f"{place}: no value in column {name!r}; --columns {option}=... names one of {', '.join(map(repr, row))}"
-        )
-    return row[alike]
+    if row.get(alike) is not None:
+        return row[alike]
+    said = f"{place}: no value in column {name!r}; --columns {option}=... names one of {', '.join(map(repr, row))}"
+    likely = next((f"{head}{other}" for other in row if _is_likely(row[other], option)), "COLUMN")
+    raise IbpoError(said) if alike in row else MissingColumns(said, ["--columns", f"{option}={likely}"])
+
+
+def _is_likely(value: Any, option: str) -> bool:
+    """Whether a cell may be a score (a probability), or else a prompt."""
+    number = _number(value)
+    is_number = isinstance(number, int | float | Decimal) and not isinstance(number, bool)
+    return is_number and 0 < number < 1 if option == "score" else isinstance(number, str | list)
 
 
 def _number(value: Any) -> Any:

@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 import tomllib
 from decimal import Decimal
@@ -356,8 +357,21 @@ def test_bad_input_is_one_line(tmp_path, rows, arguments, message):
     result = run(write(tmp_path / "p.jsonl", rows), "--out", tmp_path / "c.json", *arguments)
     assert result.exit_code == 2
     assert message in result.output
-    assert result.output.count("\n") == 1
+    assert result.stderr.startswith("error: ") and result.stderr.partition("try: ")[0].count("\n") == 1
     assert not (tmp_path / "c.json").exists()
+
+
+def test_a_score_of_another_name_comes_with_the_command_to_paste(tmp_path):
+    """Also inside of structs, and of cells that hold JSON, which other commands read and this one did not."""
+    rows = [{"id": n, "text": f"{n}?", "gains": {"prob long": n / 5}} for n in (1, 2)]
+    cells = tmp_path / "p.csv"
+    cells.write_text("id,text,gains\n" + "".join(f'{n},{n}?,"{{""prob long"": {n / 5}}}"\n' for n in (1, 2)))
+    for path in (write(tmp_path / "p.jsonl", rows), cells):
+        result = run(path, "--out", tmp_path / "c.json", "--columns", "score=gains.extended")
+        assert result.exit_code == 2 and "names one of 'prob long'" in result.stderr
+        args = shlex.split(result.stderr.rpartition("try: ibpo calibrate ")[2])
+        assert args[-2:] == ["--columns", "score=gains.prob long"]
+        assert run(*args).exit_code == 0 and load_calibration(tmp_path / "c.json").scores == (0.2, 0.4)
 
 
 def test_one_prompt_is_chosen_by_its_number_and_a_share_is_a_number():
