@@ -45,8 +45,8 @@ def check_groups(
     """
     from ibpo.responses import check_formats
 
-    forms, options = _forms(*split_recipe(response_group or ()))
-    findings = check_formats(forms, load_tokenizer(model), options)
+    forms, options, where = _forms(*split_recipe(response_group or ()))
+    findings = check_formats(forms, load_tokenizer(model), options, where=where)
     for finding in findings:
         typer.echo(f"{finding.level}: {finding.subject}: {finding.text}")
     count = {level: sum(finding.level == level for finding in findings) for level in ("error", "warning")}
@@ -56,21 +56,22 @@ def check_groups(
         raise typer.Exit(1)
 
 
-def _forms(names: list[str], recipe: Path | None) -> tuple[list[Format], dict[str, Any]]:
-    """The response groups, and the options of the chat template that a recipe renders its prompts with."""
+def _forms(names: list[str], recipe: Path | None) -> tuple[list[Format], dict[str, Any], str]:
+    """The response groups, and the options of the chat template that a recipe renders its prompts with; their key."""
     from ibpo.config import COLD_START_TABLES, RecipeReader, RunConfig, nearest, read_recipe
     from ibpo.responses import FORMATS, build_response_groups
 
+    where = "trl.chat_template_kwargs"
     if recipe is not None:
         if {*COLD_START_TABLES} & {*RecipeReader(recipe, (), RunConfig).tables}:
-            return _forms_of_cold_start(recipe)
+            return *_forms_of_cold_start(recipe), "template"
         config = read_recipe(recipe)
         options = dict(config.trl.get("chat_template_kwargs") or {})
-        return [_as_format(group) for group in build_response_groups(config.response_group)], options
+        return [_as_format(group) for group in build_response_groups(config.response_group)], options, where
     for name in names:
         if name not in FORMATS:
             raise IbpoError(f"--response-group {name}: no such response group; {nearest(name, FORMATS)}")
-    return [FORMATS[name] for name in names or ("standard", "sequential_voting")], {}
+    return [FORMATS[name] for name in names or ("standard", "sequential_voting")], {}, where
 
 
 def _forms_of_cold_start(recipe: Path) -> tuple[list[Format], dict[str, Any]]:

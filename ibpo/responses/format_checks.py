@@ -76,19 +76,22 @@ def sample_response(form: Format) -> str:
     return plain
 
 
-def check_formats(forms: Sequence[Format], tokenizer: Any, options: Options = NO_OPTIONS) -> list[Finding]:
+def check_formats(
+    forms: Sequence[Format], tokenizer: Any, options: Options = NO_OPTIONS, *, where: str = "trl.chat_template_kwargs"
+) -> list[Finding]:
     """Findings about these response groups with this tokenizer (transformers'), errors first.
 
     Args:
         forms: the response groups.
         tokenizer: of the model.
-        options: of the chat template, with which every prompt is rendered: a recipe's `trl.chat_template_kwargs`.
+        options: of the chat template, with which every prompt is rendered.
+        where: they are written: `template` in the recipe of a cold start.
     """
     found = [
         *_openings(forms, tokenizer),
         *(finding for form in forms for finding in _tokens(form, tokenizer)),
         *_misreadings(forms),
-        *_template(forms, tokenizer, options),
+        *_template(forms, tokenizer, options, where),
     ]
     if tokenizer.eos_token_id is None:
         text = "the tokenizer has no end-of-sequence token: responses would never end; set eos_token"
@@ -192,7 +195,7 @@ def _misreadings(forms: Sequence[Format]) -> list[Finding]:
     return found
 
 
-def _template(forms: Sequence[Format], tokenizer: Any, options: Options) -> list[Finding]:
+def _template(forms: Sequence[Format], tokenizer: Any, options: Options, where: str) -> list[Finding]:
     if not tokenizer.chat_template:
         text = "the tokenizer has no chat template: prompts are plain text"
         return [Finding(level="note", subject="template", text=text)]
@@ -200,7 +203,7 @@ def _template(forms: Sequence[Format], tokenizer: Any, options: Options) -> list
     family = family_of(tokenizer)
     user = {"role": "user", "content": offer([], PROBLEM, chat=True)[-1]["content"]}  # pyright: ignore[reportArgumentType]
     try:
-        check_options(tokenizer, options, "trl.chat_template_kwargs")
+        check_options(tokenizer, options, where)
         plain = render(tokenizer, [user], options)
     except IbpoError as error:
         return [Finding(level="error", subject="template", text=str(error))]
@@ -229,11 +232,7 @@ def _template(forms: Sequence[Format], tokenizer: Any, options: Options) -> list
         )
         found.append(Finding(level="error", subject="template", text=text))
     elif wrote and any(not split_thought(form.group.prefix).closed for form in thinking):
-        fix = (
-            f"{say_options(family.on)} under trl.chat_template_kwargs switches it on"
-            if family.on
-            else "it has no switch"
-        )
+        fix = f"{say_options(family.on)} under {where} switches it on" if family.on else "it has no switch"
         text = f"its prompt ends in a closed thought ({wrote!r}): in training, no response can think; {fix}"
         found.append(Finding(level="error", subject="template", text=text))
     for form in forms:

@@ -190,7 +190,7 @@ def test_errors_are_one_line(arguments, message, tmp_path):
     [("qwen", "standard, sequential_voting"), ("sums", "standard, extended"), ("smoke", "standard, extended")],
 )
 def test_the_recipe_of_a_cold_start(tmp_path, recipe, groups):
-    """docs/how-to/cold-start.md sends its readers here; such recipes were refused."""
+    """docs/how-to/cold-start.md sends its readers here; such recipes were refused, and their keys called wrongly."""
     tokenizer(CHAT).save_pretrained(tmp_path)
     path = Path(__file__).parents[2] / "recipes" / f"cold_start_{recipe}.toml"
     result = run(tmp_path, "--response-group", path)
@@ -198,7 +198,12 @@ def test_the_recipe_of_a_cold_start(tmp_path, recipe, groups):
     text = path.read_text() + "[template]\nenable_thinking = false\n"
     (tmp_path / "own.toml").write_text(text)
     result = run(tmp_path, "--response-group", tmp_path / "own.toml")
-    assert result.exit_code == 1 and "enable_thinking" in result.stdout
+    assert result.exit_code == 1 and "error: template: template.enable_thinking: the chat template" in result.stdout
+    if recipe == "sums":  # which names its prefixes
+        (tmp_path / "own.toml").write_text(path.read_text().replace('prefix = "Steps:"', 'prefix = "<think>"'))
+        tokenizer(NOT_THINKING).save_pretrained(tmp_path)
+        result = run(tmp_path, "--response-group", tmp_path / "own.toml")
+        assert "enable_thinking=True under template switches it on" in result.stdout, result.output
 
 
 def test_a_broken_tokenizer(tmp_path):
