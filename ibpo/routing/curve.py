@@ -32,7 +32,7 @@ def judge_curve(table: RoutedLog, scores: Scores, *, draws: int = 1000, seed: in
     Args:
         table: The log.
         scores: Scores of its problems.
-        draws: Bootstrap draws over problems for the `*_interval`.
+        draws: Bootstrap draws over problems for the `*_interval`, equal prompts together.
         seed: Decides them.
     """
     choices = price_choices(scores)
@@ -51,10 +51,9 @@ def judge_curve(table: RoutedLog, scores: Scores, *, draws: int = 1000, seed: in
         return [apgr, cpt, mean_height(reached, low, high), mean_height(constant, low, high), *at]
 
     names = ("apgr", "cpt_50", "aiq", "aiq_of_mix")
-    size = len(table.problems)
-    found = figures(np.arange(size))
-    rng = np.random.default_rng(seed)
-    drawn = np.array([figures(rng.integers(size, size=size)) for _ in range(draws)])
+    size = len(set(table.alike().tolist()))
+    found = figures(every)
+    drawn = np.array([figures(some) for some in table.draws(draws, seed)])
     result: dict[str, Any] = {}
     for i, name in enumerate(names):
         result[name] = None if np.isnan(found[i]) else found[i]

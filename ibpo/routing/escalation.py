@@ -249,7 +249,7 @@ def judge_escalation(
         before: Scores from `score_unseen(table)`.
         first: Its cheap answers.
         after: Scores from `score_unseen(first.table)`.
-        draws: Bootstrap draws over problems.
+        draws: Bootstrap draws over problems, equal prompts together.
         seed: Decides them.
     """
     size = len(table.problems)
@@ -282,15 +282,17 @@ def judge_escalation(
         grid = np.array(found).reshape(len(_WAYS), -1)
         return [*grid.ravel(), *(grid[2] - grid[0]), *(grid[2] - grid[1])]
 
-    found, rng = figures(np.arange(size)), np.random.default_rng(seed)
-    drawn = np.array([figures(rng.integers(size, size=size)) for _ in range(draws)])
+    found, different = figures(np.arange(size)), len(set(table.alike().tolist()))
+    drawn = np.array([figures(some) for some in table.draws(draws, seed)])
     result: dict[str, Any] = {"answers": first.num_answers, "shown": list(first.shown)}
     names = [*_WAYS, "after_over_mix", "after_over_before"]
     for i, name in enumerate(names):
         place = i * (1 + len(_PARTS))
         result[name], result[f"{name}_at"] = found[place], found[place + 1 : place + 1 + len(_PARTS)]
         if "over" in name:
-            spread = [estimate_from_draws(found[place + k], drawn[:, place + k], size) for k in range(1 + len(_PARTS))]
+            spread = [
+                estimate_from_draws(found[place + k], drawn[:, place + k], different) for k in range(1 + len(_PARTS))
+            ]
             result[f"{name}_interval"] = [spread[0].low, spread[0].high]
             result[f"{name}_at_interval"] = [[one.low, one.high] for one in spread[1:]]
     return result

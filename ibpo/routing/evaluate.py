@@ -93,7 +93,7 @@ def evaluate_router(
       `captured` = gain_over_mix / regret_of_mix: 0 a blind draw, 1 the oracle.
 
     Intervals are those of a bootstrap over problems (`ibpo.evaluation.statistics.estimate_from_draws`), equal prompts
-    together (`RoutedLog.alike`), choices held as they are: they do not hold how the router would vary with other
+    together (`RoutedLog.draws`), choices held as they are: they do not hold how the router would vary with other
     problems to learn from.
 
     Args:
@@ -111,9 +111,7 @@ def evaluate_router(
         IbpoError: A budget on something that the log has not.
     """
     rows: list[dict[str, Any]] = []
-    alike = table.alike()  # drawn together
-    by_number, times = np.argsort(alike, kind="stable"), np.bincount(alike)
-    first = np.cumsum(times) - times
+    size = len(set(table.alike().tolist()))
     for budget in budgets:
         paid, expected = _costs_of(table, budget, table.cost), _costs_of(table, budget, scores.cost)
         constant = table.cost.mean(axis=0)
@@ -147,16 +145,9 @@ def evaluate_router(
             "budget": f"{write_name(budget.name)}={float(asked):.6g}",
             **dict(zip(names, figures(every), strict=True)),
         }
-        rng = np.random.default_rng(seed)
-
-        def draw(rng: np.random.Generator = rng) -> IntArray:
-            some = rng.integers(len(times), size=len(times))
-            before = np.cumsum(times[some]) - times[some]
-            return by_number[np.repeat(first[some] - before, times[some]) + np.arange(times[some].sum())]
-
-        drawn = np.array([figures(draw()) for _ in range(draws)])
+        drawn = np.array([figures(some) for some in table.draws(draws, seed)])
         for name, column in zip(names, drawn.T, strict=True):
-            found = estimate_from_draws(row[name], column, len(times))
+            found = estimate_from_draws(row[name], column, size)
             row[f"{name}_interval"] = None if math.isnan(found.low) else [found.low, found.high]
         row["oracle_unseen"] = _oracle_unseen(table, budget, row["spent"], num_splits, seed)
         row["share"] = {g: float((pick == k).mean()) for k, g in enumerate(table.groups)}

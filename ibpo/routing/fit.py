@@ -87,6 +87,16 @@ class RoutedLog:
         number: dict[str, int] = {}
         return np.array([number.setdefault(x, len(number)) for x in (self.prompts if by_prompt else self.problems)])
 
+    def draws(self, num: int, seed: int) -> Iterator[NDArray[np.int64]]:
+        """Places of the problems of so many bootstrap draws; those that are `alike` are drawn together."""
+        alike, rng = self.alike(), np.random.default_rng(seed)
+        by_number, times = np.argsort(alike, kind="stable"), np.bincount(alike)
+        first = np.cumsum(times) - times
+        for _ in range(num):
+            some = rng.integers(len(times), size=len(times))
+            before = np.cumsum(times[some]) - times[some]
+            yield by_number[np.repeat(first[some] - before, times[some]) + np.arange(times[some].sum())]
+
     def take(self, keep: Sequence[int]) -> RoutedLog:
         """Only these problems; `log` stays whole."""
         rows = np.asarray(keep, int)
@@ -396,17 +406,17 @@ def choose_layers(table: RoutedLog, encoder: Encoder, *, seed: int = 0) -> int:
     few = np.sort(np.random.default_rng(seed).choice(size, min(size, _MOST_EMBEDDED), replace=False))
     table = table.take(few.tolist())
     target = _targets(table)[1]
-    varies = target.var(axis=0) > 0
-    if not varies.any():
+    varies, alike = target.var(axis=0) > 0, table.alike()
+    if not varies.any() or not alike.any():  # all are one problem
         return 0
     target = target[:, varies]
-    alike = table.alike()
     text, every = hashed(table.prompts), np.arange(len(target))
     loss: list[FloatArray] = []
     for num_layers in range(encoder.num_layers + 1):
         standard = _standardise(table, encoder.cut(num_layers).embed(table.prompts))[-1]
         residual = _least_error(standard, text, target, every, alike)[2]
-        loss.append((residual**2 / target.var(axis=0)).mean(axis=1))
+        of_row = (residual**2 / target.var(axis=0)).mean(axis=1)
+        loss.append(np.bincount(alike, of_row) / np.bincount(alike))  # copies of a prompt are one problem
     best = min(loss, key=lambda some: float(some.mean()))
     apart = [some - best for some in loss]
     return next(i for i, some in enumerate(apart) if some.mean() <= some.std(ddof=1) / math.sqrt(len(some)))

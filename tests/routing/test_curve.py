@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from ibpo.commands.options import open_router
-from ibpo.data import LogColumns
+from ibpo.data import Log, LogColumns
 from ibpo.errors import IbpoError
-from ibpo.routing import read_routed_log
+from ibpo.routing import RoutedLog, read_routed_log
 from ibpo.routing.curve import judge_curve
 from ibpo.routing.encoder import open_encoder
 from ibpo.routing.evaluate import verdict
@@ -23,7 +22,19 @@ pytest.importorskip("sklearn")
 
 
 def table(reward, cost):
-    return SimpleNamespace(problems=list(range(len(reward))), reward=np.array(reward), cost=np.array(cost))
+    size = len(reward)
+    return RoutedLog(
+        problems=[f"p{i}" for i in range(size)],
+        groups=("weak", "strong"),
+        reward=np.array(reward),
+        cost=np.array(cost),
+        count=np.ones((size, 2)),
+        prompts=[""] * size,
+        numbers={},
+        columns={},
+        left_out=0,
+        log=cast(Log, None),
+    )
 
 
 def test_the_figures_of_the_literature_by_hand():

@@ -155,6 +155,20 @@ def test_it_pays_where_the_answer_tells_and_not_where_it_tells_nothing_or_costs_
     assert not found["costly"][0]
 
 
+def test_copies_of_a_log_make_its_intervals_no_narrower(tmp_path):
+    once = [{**row, "prompt": f"q {row['id']}"} for row in rows_of(60)]
+    copies = [{**row, "id": f"{row['id']}-{copy}"} for row in once for copy in range(3)]
+    widths = []
+    for rows in (once, copies):
+        table, first = read(tmp_path, rows, num_answers=1)
+        tokens = np.array(first.table.numbers["tokens"])
+        gain = 0.5 * (tokens > tokens.mean())
+        after = Scores(np.stack([0 * gain, gain], axis=1), first.table.cost)
+        found = judge_escalation(table, Scores(0 * table.reward, table.cost), first, after, draws=300)
+        widths.append([np.diff(found[f"after_over_{name}_interval"])[0] for name in ("mix", "before")])
+    assert (np.array(widths[1]) > 0.75 * np.array(widths[0])).all()  # they were 1 / sqrt(3) of it
+
+
 def test_the_three_ways_by_hand(tmp_path):
     rows = []
     for p in range(10):  # the first answer of five problems is wrong, and shows it

@@ -19,6 +19,7 @@ from ibpo.commands.options import open_router
 from ibpo.data import LogColumns
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
+from ibpo.routing.curve import judge_curve
 from ibpo.routing.evaluate import default_budgets, evaluate_router, score_unseen
 from ibpo.routing.fit import as_mix, embedder, fit_router, read_routed_log
 from ibpo.routing.router import Scores, load_router, save_router
@@ -96,7 +97,8 @@ def test_copies_of_a_log_make_its_intervals_no_narrower(tmp_path):
         gain = np.array([len(prompt) % 3 / 3 for prompt in table.prompts])
         scores = Scores(np.stack([0 * gain, gain], axis=1), table.cost)
         [row] = evaluate_router(table, [parse_budget("long=50%")], scores, draws=300)
-        widths.append([np.diff(row[f"{name}_interval"])[0] for name in ("value", "gain_over_mix")])
+        row |= judge_curve(table, scores, draws=300)
+        widths.append([np.diff(row[f"{name}_interval"])[0] for name in ("value", "gain_over_mix", "apgr", "aiq")])
     assert (np.array(widths[1]) > 0.75 * np.array(widths[0])).all()  # they were 1 / sqrt(3) of it
 
 
