@@ -531,16 +531,15 @@ class LogReader:
             schema = arrow.parquet.read_schema(self.path)
         except (arrow.ArrowException, OSError) as error:
             raise LogError(f"{self.path}: cannot be read as Parquet: {error}; copy it again") from None
+        if len(set(schema.names)) < len(schema.names):
+            return False  # which the reader of rows refuses
         try:
             columns = self.names.resolve(self.path, [dict.fromkeys(schema.names, 0)])
         except MissingColumns:
             return False  # whose columns may be inside others; the rows say
         if self.names.response_group is None and set(OWN_COLUMNS) <= set(schema.names):
             return False  # a table of ours, whose ways the rows say together
-        return all(
-            schema.names.count(column) == 1 and _is_plain(arrow.types, schema.field(column).type, field)
-            for field, column in columns.items()
-        )
+        return all(_is_plain(arrow.types, schema.field(column).type, field) for field, column in columns.items())
 
     def _parquet_blocks(self) -> Iterator[LogRows]:
         """Column by column; a row that looks bad is looked at by itself, for the same words as in any other format."""

@@ -137,11 +137,15 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise IbpoError(f"{path}: reading Parquet needs pyarrow: pip install 'ibpo[train]'") from None
     try:
         with parquet.ParquetFile(path) as file:
-            number = 0
+            names, number = file.schema_arrow.names, 0
+            if twice := sorted({name for name in names if names.count(name) > 1}):  # a row would hold the last of them
+                raise IbpoError(f"{path}: several columns are called {twice[0]!r}; rename one of them")
             for batch in file.iter_batches(1000):
                 for row in batch.to_pylist():
                     yield f"{path} row {number}", row
                     number += 1
+    except IbpoError:
+        raise
     except FileNotFoundError:
         raise IbpoError(f"{path}: there is no such file; name one") from None
     except (OSError, ValueError, OverflowError, ArrowException) as error:

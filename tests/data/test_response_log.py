@@ -207,6 +207,19 @@ def test_ids_of_parquet_are_the_texts_that_they_are_in_other_tables(tmp_path):
     assert log.problem == ["{'task': 'x'}"] * 2
 
 
+@pytest.mark.parametrize("twice", ["correct", "model", "note"])
+def test_parquet_whose_columns_have_one_name_is_refused(tmp_path, twice):
+    """`model` is looked at although nobody named it, `note` by nobody; the same words for all."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"id": ["1", "1"], "effort": ["low", "high"], "correct": [1, 0], "tokens": [10, 30], "model": ["a", "a"]}
+    table = pyarrow.table(columns).append_column(twice, [["b", "b"]])
+    if twice == "note":
+        table = table.append_column(twice, [["c", "c"]])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(LogError, match=f"several columns are called {twice!r}; rename one"):
+        read_log(tmp_path / "a.parquet")
+
+
 def test_models_of_parquet_are_seen_in_good_rows_only(tmp_path):
     rows = [{"id": 1, "group": "a", "reward": 1.0, "cost": float(cost), "model": f"m{cost}"} for cost in (1, -2)]
     assert len(read_log(parquet_of(tmp_path / "a.parquet", rows), on_error="skip").problem) == 1

@@ -142,3 +142,12 @@ def test_saved_dicts_have_splits_too(tmp_path):
         MINE.load(tmp_path / "saved")
     [(_, rows)] = local_parts(tmp_path / "saved", split="test")
     assert [row["q"] for _, row in rows] == ["test"]
+
+
+def test_parquet_whose_columns_have_one_name_is_refused(tmp_path):
+    """The second column `a` won: answers of another column were taught without a word."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.Table.from_arrays([arrow.array([text]) for text in ("1 + 1 =", "2", "3")], names=["q", "a", "a"])
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(IbpoError, match=r"rows\.parquet: several columns are called 'a'; rename one of them"):
+        MINE.load(tmp_path / "rows.parquet")
