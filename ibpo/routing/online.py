@@ -14,6 +14,7 @@ import numpy as np
 
 from ibpo.errors import IbpoError
 from ibpo.routing.features import FloatArray
+from ibpo.routing.router import MOST_NUMBER
 
 _VERSION = 2
 _REMEMBERED = 16_384
@@ -127,14 +128,19 @@ class OnlineRouter:
             cost: `[G]` the same of the cost.
 
         Raises:
-            IbpoError: A wrong length, or a number that is not finite.
+            IbpoError: A wrong length, or a number that is not finite or above 1e100: its square is no float.
         """
         x = np.asarray(features if isinstance(features, np.ndarray) else list(map(_as_float, features)), float)
-        if x.shape != (self.num_features,) or not np.isfinite(x).all():
-            raise IbpoError(f"request {request_id!r}: needs {self.num_features} finite features")
+        if x.shape != (self.num_features,) or not (np.abs(x) <= MOST_NUMBER).all():
+            raise IbpoError(
+                f"request {request_id!r}: needs {self.num_features} finite features, {MOST_NUMBER:g} at most in size"
+            )
         before, costs = list(map(_as_float, reward)), list(map(_as_float, cost))
-        if not len(before) == len(costs) == len(self._groups) or not all(map(math.isfinite, [*before, *costs])):
-            raise IbpoError(f"request {request_id!r}: needs a finite reward and cost for each of {self.groups}")
+        if not len(before) == len(costs) == len(self._groups) or not all(map(_is_usable, [*before, *costs])):
+            raise IbpoError(
+                f"request {request_id!r}: needs a finite reward and cost, {MOST_NUMBER:g} at most in size, for each of "
+                f"{self.groups}"
+            )
         expected: list[float] = []
         for known, group in zip(before, self._groups.values(), strict=True):
             expected.append(known + float(x @ group.weights(self.num_outcomes, self.memory, self.ridge)))
@@ -166,13 +172,16 @@ class OnlineRouter:
             cost may come in any order, and neither is learned twice.
 
         Raises:
-            IbpoError: An unknown response group, a number that is not finite, or a cost below 0.
+            IbpoError: An unknown response group, a number that is not finite or above 1e100, or a cost below 0.
         """
         if response_group not in self._groups:
             raise IbpoError(f"request {request_id!r}: no response group {response_group!r}; known: {self.groups}")
         for name, value in (("reward", reward), ("cost", cost)):
-            if value is not None and not math.isfinite(known := _as_float(value)):
-                raise IbpoError(f"request {request_id!r}: {name} is {known!r}; it must be a finite number")
+            if value is not None and not _is_usable(known := _as_float(value)):
+                raise IbpoError(
+                    f"request {request_id!r}: {name} is {known!r}; it must be a finite number, {MOST_NUMBER:g} at most "
+                    "in size"
+                )
         if cost is not None and cost < 0:
             raise IbpoError(f"request {request_id!r}: cost is {cost!r}; it must be at least 0")
         place, group = self.groups.index(response_group), self._groups[response_group]
@@ -236,11 +245,14 @@ class OnlineRouter:
                     f"{self.num_features}; start again without it"
                 )
             groups = {name: _Learned.from_state(self.num_features, row) for name, row in state["groups"].items()}
-            self.num_outcomes = int(state["num_outcomes"])
+            num_outcomes = int(state["num_outcomes"])
+            if any(group.at > num_outcomes for group in groups.values()):
+                raise ValueError(f"a group has learned after the last of {num_outcomes} outcomes")
         except IbpoError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise IbpoError(f"state: not one of OnlineRouter.state_dict: {error!r}; start again without it") from None
+        self.num_outcomes = num_outcomes
         self._groups = {name: groups.pop(name, group) for name, group in self._groups.items()} | groups
         self._requests.clear()
         self._unpaid.clear()
@@ -252,6 +264,18 @@ def _as_float(value: float) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+def _is_usable(value: float) -> bool:
+    return abs(value) <= MOST_NUMBER
+
+
+def _solved(gram: FloatArray, moment: FloatArray) -> FloatArray:
+    """Weights `[F]` of a regression; the shortest ones where features are so large that no ridge tells them apart."""
+    try:
+        return np.asarray(np.linalg.solve(gram, moment), np.float64)
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.lstsq(gram, moment)[0], np.float64)
 
 
 class _Asked(NamedTuple):
@@ -289,7 +313,7 @@ class _Learned:
         if not self.asked > 0:
             return 1.0
         unit = self.asked / self.num_costs
-        return (self.paid + unit) / (self.asked + unit)
+        return min(MOST_NUMBER, (self.paid + unit) / (self.asked + unit))
 
     def weights(self, now: int, memory: float, ridge: float) -> FloatArray:
         """(A + ridge I)^-1 b, as of now; solved again after each change, and where it has faded by a hundredth."""
@@ -303,7 +327,7 @@ class _Learned:
         kept = (1 - 1 / memory) ** (now - self.at)
         gram = kept * self.gram
         gram.flat[:: len(gram) + 1] += ridge
-        return np.asarray(np.linalg.solve(gram, kept * self.moment), np.float64)
+        return _solved(gram, kept * self.moment)
 
     def learn(self, x: FloatArray, target: float, size: float, now: int, memory: float, ridge: float) -> None:
         """One outcome: `target` beyond m_g(x), `size` of the reward itself."""
@@ -351,7 +375,7 @@ class _Learned:
             older -= kept * np.outer(x, x)
             moment -= kept * target * x
         older.flat[:: len(older) + 1] += ridge
-        weights = np.linalg.solve(older, moment)
+        weights = _solved(older, moment)
         self.gram[:], self.moment[:] = 0.0, 0.0
         for x, target, _ in rows:
             self._take(x, target, 1.0)
@@ -369,25 +393,12 @@ class _Learned:
             "gram": self.gram.tolist(),
             "moment": self.moment.tolist(),
             "recent": [[x.tolist(), target, when] for x, target, when in self.recent],
-            **{name: getattr(self, name) for name in self._NUMBERS},
+            **{name: getattr(self, name) for name in (*self._COUNTS, *self._NUMBERS)},
         }
 
-    _NUMBERS = (
-        *(
-            "at",
-            "num",
-            "mean",
-            "variance",
-            "largest",
-            "up",
-            "down",
-            "since_up",
-            "since_down",
-            "num_changes",
-            "last_change",
-        ),
-        *("paid", "asked", "num_costs"),
-    )
+    _COUNTS = ("at", "num", "since_up", "since_down", "num_changes")
+    _NUMBERS = ("mean", "variance", "largest", "up", "down", "last_change", "paid", "asked", "num_costs")
+    _SIGNED = ("mean", "last_change")
 
     @classmethod
     def from_state(cls, num_features: int, state: Mapping[str, Any]) -> _Learned:
@@ -397,6 +408,16 @@ class _Learned:
         if learned.gram.shape != (num_features, num_features) or learned.moment.shape != (num_features,):
             raise ValueError("arrays of another size")
         learned.recent.extend((np.array(x, float), float(target), int(when)) for x, target, when in state["recent"])
-        for name in cls._NUMBERS:
-            setattr(learned, name, state[name])
+        if any(x.shape != (num_features,) for x, _, _ in learned.recent):
+            raise ValueError("outcomes of another size")
+        for names, kind in ((cls._COUNTS, int), (cls._NUMBERS, float)):
+            for name in names:
+                setattr(learned, name, kind(state[name]))
+        least = [getattr(learned, name) for name in (*cls._COUNTS, *cls._NUMBERS) if name not in cls._SIGNED]
+        others = [learned.mean, learned.last_change, *learned.moment, *learned.gram.ravel()]
+        others += [value for x, target, _ in learned.recent for value in (*x, target)]
+        if not all(map(math.isfinite, [*least, *others])) or min(least) < 0:
+            raise ValueError("a number that is not finite, or is below 0")
+        if learned.asked > 0 and not learned.num_costs > 0:
+            raise ValueError("costs of no outcome")
         return learned

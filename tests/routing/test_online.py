@@ -1,4 +1,5 @@
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,51 @@ def test_the_state_goes_through_json():
         assert ours == pytest.approx(theirs, rel=0.01)
     with pytest.raises(IbpoError, match=r"^state: of version 2 with 2 features, not 3"):
         OnlineRouter(GROUPS, 3).load_state(router.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("of_group", "of_all"),
+    [
+        ({"gram": [[math.nan, 0.0], [0.0, 1.0]]}, {}),
+        ({"gram": [[None, 0.0], [0.0, 1.0]]}, {}),
+        ({"mean": "a"}, {}),
+        ({"variance": -1.0}, {}),
+        ({"paid": None}, {}),
+        ({"paid": -5.0}, {}),
+        ({"num_costs": 0.0}, {}),
+        ({"at": 51}, {}),
+        ({"recent": [[[1.0], 0.5, 3]]}, {}),
+        ({"recent": [[[1.0, 1.0], 0.5, math.inf]]}, {}),
+        ({}, {"num_outcomes": math.inf}),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(of_group, of_all):
+    """They were taken: every later gain was nan, or the next request ended in a traceback."""
+    router = OnlineRouter(GROUPS, 2)
+    for i in range(50):
+        router.predict(str(i), [1.0, i / 50], reward=[0.5, 0.5], cost=[1.0, 1.0])
+        router.learn(str(i), GROUPS[i % 2], reward=i % 3 / 2, cost=1.0)
+    state = router.state_dict() | of_all
+    state["groups"]["long"] |= of_group
+    other = OnlineRouter(GROUPS, 2)
+    with pytest.raises(IbpoError, match=r"^state: not one of OnlineRouter.state_dict: .*; start again without it$"):
+        other.load_state(state)
+    assert other.state_dict() == OnlineRouter(GROUPS, 2).state_dict()
+
+
+def test_features_that_no_ridge_tells_apart_and_the_largest_numbers_leave_finite_gains():
+    """Two equal features of 1e9 ended in a traceback; one of 1e200 made every later gain nan."""
+    for size in (1e9, 1e100):
+        router = OnlineRouter(GROUPS, 2)
+        for i in range(100):
+            router.predict(str(i), [size, size], reward=[0.0, 0.0], cost=[1e-320, 1e100])
+            router.learn(str(i), GROUPS[i % 2], reward=float(i % 2), cost=1e100)
+        scores = router.predict("x", [size, size], reward=[0.0, 0.0], cost=[1.0, 1.0])
+        assert scores.gain[1] == pytest.approx(1.0, abs=1e-6) and np.isfinite(scores.cost).all()
+    with pytest.raises(IbpoError, match="2 finite features, 1e\\+100 at most in size"):
+        router.predict("y", [1.0, 1e200], reward=[0.0, 0.0], cost=[1.0, 1.0])
+    with pytest.raises(IbpoError, match="reward is 1e\\+308; it must be a finite number, 1e\\+100 at most"):
+        router.learn("x", "long", reward=1e308)
 
 
 def explored(size, explore, seed=0):
