@@ -199,7 +199,7 @@ def test_a_damaged_state_is_refused_and_changes_nothing(of_group, of_all):
     assert other.state_dict() == OnlineRouter(GROUPS, 2).state_dict()
 
 
-def test_features_that_no_ridge_tells_apart_and_the_largest_numbers_leave_finite_gains():
+def test_features_beside_which_the_ridge_is_lost_and_the_largest_numbers_leave_finite_gains():
     """Two equal features of 1e9 ended in a traceback; one of 1e200 made every later gain nan."""
     for size in (1e9, 1e100):
         router = OnlineRouter(GROUPS, 2)
