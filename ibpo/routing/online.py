@@ -271,7 +271,7 @@ def _is_usable(value: float) -> bool:
 
 
 def _solved(gram: FloatArray, moment: FloatArray) -> FloatArray:
-    """Weights `[F]` of a regression; the shortest ones where features are so large that the ridge is lost in rounding."""
+    """Weights `[F]` of a regression; the shortest where features are so large that the ridge is lost in rounding."""
     try:
         return np.asarray(np.linalg.solve(gram, moment), np.float64)
     except np.linalg.LinAlgError:
