@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -192,10 +193,10 @@ def show_command(
         value, names = found["value"], ("ips", "self_normalised", "doubly_robust")
         typer.echo(
             f"{len(log.prompts)} of {log.num_requests} answered requests with prompt and outcome: reward "
-            f"{found['served']:.4f} ± {found['served_error']:.4f} as served"
+            f"{_with_error(found['served'], found['served_error'])} as served"
         )
         values = [
-            f"{name.replace('_', ' ')} {getattr(value, name):.4f} ± {getattr(value, f'{name}_error'):.4f}"
+            f"{name.replace('_', ' ')} {_with_error(getattr(value, name), getattr(value, f'{name}_error'))}"
             for name in names
         ]
         typer.echo(f"{router.name} at the same prices: {', '.join(values)} (standard errors)")
@@ -347,3 +348,8 @@ def _cell(row: dict[str, Any], name: str, between: str = "\n") -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" + (f"{between}[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def _with_error(value: float, error: float) -> str:
+    """A mean with its standard error, which is not known of one request."""
+    return f"{value:.4f} ± {'not known' if isnan(error) else f'{error:.4f}'}"

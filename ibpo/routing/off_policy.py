@@ -13,13 +13,16 @@ import numpy as np
 
 from ibpo.errors import IbpoError
 from ibpo.routing.features import FloatArray
-from ibpo.routing.router import Router
+from ibpo.routing.router import MOST_NUMBER, Router
 from ibpo.usage import COUNTS
+
+LEAST_PROPENSITY = 1e-100
+"""Weights of smaller ones have squares that are no floats; nothing so improbable is ever drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OffPolicyValue:
-    """Mean reward of a candidate, estimated three ways, each with its standard error."""
+    """Mean reward of a candidate, estimated three ways, each with its standard error (NaN: of one request)."""
 
     ips: float
     """Inverse propensity: unbiased, of large variance where weights are."""
@@ -82,8 +85,11 @@ def evaluate_off_policy(
     size = len(named) if named.ndim == 1 else 0
     if not size or r.shape != (size,) or p.shape != (size,) or pi.ndim != 2 or len(pi) != size:
         raise IbpoError("off-policy evaluation needs one response group, reward, propensity and row for each request")
-    if not np.isfinite(r).all() or not ((p > 0) & (p <= 1)).all():
-        raise IbpoError("off-policy evaluation needs finite rewards, and propensities above 0 and at most 1")
+    if not (np.abs(r) <= MOST_NUMBER).all() or not ((p >= LEAST_PROPENSITY) & (p <= 1)).all():
+        raise IbpoError(
+            f"off-policy evaluation needs finite rewards, {MOST_NUMBER:g} at most in size, and propensities from "
+            f"{LEAST_PROPENSITY:g} to 1"
+        )
     if not np.isin(named, np.arange(pi.shape[1])).all():
         raise IbpoError(f"a response group is not among the candidate's {pi.shape[1]}")
     place = named.astype(int)
@@ -107,7 +113,8 @@ def evaluate_off_policy(
         ips=ips,
         ips_error=ips_error,
         self_normalised=normalised,
-        self_normalised_error=_mean(spread)[1],
+        # One request that the candidate agrees with is its own mean, however far that is from the others.
+        self_normalised_error=_mean(spread)[1] if np.count_nonzero(weight) > 1 else math.nan,
         doubly_robust=direct,
         doubly_robust_error=direct_error,
         effective_size=float(total * total / (weight @ weight)),
@@ -124,8 +131,8 @@ def _numbers(argument: str, values: Any) -> FloatArray:
 
 
 def _mean(values: FloatArray) -> tuple[float, float]:
-    """Mean and its standard error."""
-    return float(values.mean()), float(values.std() / np.sqrt(max(1, len(values) - 1)))
+    """Mean and its standard error, which one value has not."""
+    return float(values.mean()), float(values.std() / np.sqrt(len(values) - 1)) if len(values) > 1 else math.nan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -167,9 +174,9 @@ def read_served(path: str | Path) -> Served:
                     if event == "listening":
                         counts |= row.get("budgets") or {}
                     elif event == "outcome":
-                        rewards[name] = float(row["reward"])
+                        rewards[name] = _number(row, "reward")
                     elif event == "request" and row["outcome"] == "answered":
-                        requests[name] = row
+                        requests[name] = _checked(row)
                 except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
                     raise IbpoError(f"{path} line {number}: no line of a gateway's log: {error!r}; remove it") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -188,12 +195,33 @@ def read_served(path: str | Path) -> Served:
         prompts=[prompt for _, prompt, _ in found],
         response_group=[str(row.get("response_group")) for row, _, _ in found],
         reward=np.array([reward for _, _, reward in found]),
-        tokens=np.array([row["tokens"] if row.get("tokens") is not None else math.nan for row, _, _ in found], float),
-        propensity=np.array([row.get("propensity", 1.0) for row, _, _ in found], float),
-        price=[row.get("price") or {} for row, _, _ in found],
+        tokens=np.array([row["tokens"] for row, _, _ in found]),
+        propensity=np.array([row["propensity"] for row, _, _ in found]),
+        price=[row["price"] for row, _, _ in found],
         counts=counts,
         num_requests=len(requests),
     )
+
+
+def _number(row: dict[str, Any], name: str, least: float = -MOST_NUMBER, most: float = MOST_NUMBER) -> float:
+    """A number of a line.
+
+    Raises:
+        ValueError, TypeError: It is none, or out of range.
+    """
+    if not least <= (value := float(row[name])) <= most:
+        raise ValueError(f"{name} is {value:g}; it must be from {least:g} to {most:g}")
+    return value
+
+
+def _checked(row: dict[str, Any]) -> dict[str, Any]:
+    """A request's line with numbers for its tokens (NaN: not counted), propensity (1: nothing was drawn) and prices."""
+    prices = row.get("price") or {}
+    return row | {
+        "tokens": math.nan if row.get("tokens") is None else _number(row, "tokens", 0.0),
+        "propensity": _number({"propensity": 1.0} | row, "propensity", LEAST_PROPENSITY, 1.0),
+        "price": {name: None if price is None else _number(prices, name) for name, price in prices.items()},
+    }
 
 
 def _prompt(body: Any) -> Any:
@@ -203,7 +231,7 @@ def _prompt(body: Any) -> Any:
     found = next((body[name] for name in ("messages", "prompt", "input") if body.get(name)), None)
     if isinstance(found, list) and not all(isinstance(one, dict) for one in found):
         return found[0] if len(found) == 1 and isinstance(found[0], str) else None
-    return found
+    return found if isinstance(found, str | list) else None
 
 
 def judge_served(router: Router, served: Served) -> dict[str, Any]:

@@ -254,7 +254,7 @@ def test_off_policy_values_are_those_of_the_candidate():
     assert abs(found.doubly_robust - value) <= 4 * found.doubly_robust_error
     assert found.doubly_robust_error < found.ips_error
     assert 1 < found.effective_size <= 6000
-    with pytest.raises(IbpoError, match="above 0"):
+    with pytest.raises(IbpoError, match="propensities from 1e-100 to 1"):
         evaluate_off_policy([0], [1.0], [0.0], np.array([[1.0, 0.0]]))
     wrong: Any = (["long"], [float("nan")], [2])
     for group in wrong:

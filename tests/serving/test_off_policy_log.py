@@ -1,6 +1,7 @@
 """What another router would have been worth, from the log of a gateway that explored: `ibpo route show --served`."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -98,6 +99,12 @@ def test_logs_that_say_nothing_are_refused(tmp_path):
         ([{**request, "body": {"prompt": "q", "n": 2}}, outcome], "none with its prompt"),
         ([request, [1]], "line 2: no line of a gateway's log"),
         ([{**outcome, "reward": "much"}], "line 1: no line of a gateway's log"),
+        ([outcome, {**request, "propensity": 0}], r"line 2: .*propensity is 0; it must be from 1e-100 to 1"),
+        ([{**request, "propensity": "half"}], r"line 1: no line of a gateway's log"),
+        ([{**request, "tokens": "nine"}], r"line 1: no line of a gateway's log"),
+        ([{**request, "price": [1]}], r"line 1: no line of a gateway's log"),
+        ([{**request, "price": {"extended": math.nan}}], r"line 1: .*extended is nan"),
+        ([{**request, "body": {"prompt": 5}}, outcome], "none with its prompt"),
     ):
         with pytest.raises(IbpoError, match=message):
             read_served(write(*rows))
@@ -112,6 +119,21 @@ def test_logs_that_say_nothing_are_refused(tmp_path):
     write({**request, "body": {"prompt": "q"}, "price": {"money": 20.0}}, outcome)
     with pytest.raises(IbpoError, match="priced by the budget 'money', of the log does not say what, and the router"):
         judge_served(router, read_served(path))
+
+
+def test_one_request_has_no_standard_error(tmp_path):
+    """It was 0, as if one answer were sure to be the next."""
+    alone = evaluate_off_policy([1], [1.0], [0.5], np.array([[0.0, 1.0]]))
+    agreed = evaluate_off_policy([0, 0, 1], [0.0, 1.0, 1.0], [0.5] * 3, np.array([[0.0, 1.0]] * 3))
+    assert math.isnan(alone.ips_error) and math.isnan(alone.self_normalised_error)
+    assert agreed.ips_error > 0 and math.isnan(agreed.self_normalised_error)
+    path, router = tmp_path / "gateway.jsonl", tmp_path / "router.json"
+    save_router(router_of(tmp_path), router)
+    row = {"event": "request", "request_id": "a", "outcome": "answered", "response_group": "standard", "tokens": 9}
+    outcome = {"event": "outcome", "request_id": "a", "reward": 1.0}
+    body = {"prompt": "word"}
+    path.write_text(json.dumps({**row, "body": body, "price": {"extended": 1.0}}) + "\n" + json.dumps(outcome) + "\n")
+    assert "reward 1.0000 ± not known as served" in run("route", "show", router, "--served", path).output
 
 
 def test_prices_are_of_what_their_budget_counts(tmp_path):
