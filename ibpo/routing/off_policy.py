@@ -207,7 +207,7 @@ def _number(row: dict[str, Any], name: str, least: float = -MOST_NUMBER, most: f
     """A number of a line.
 
     Raises:
-        ValueError, TypeError: It is none, or out of range.
+        ValueError, TypeError: It is not one, or it is out of range.
     """
     if not least <= (value := float(row[name])) <= most:
         raise ValueError(f"{name} is {value:g}; it must be from {least:g} to {most:g}")
