@@ -2,7 +2,9 @@ import gzip
 import json
 import math
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -409,6 +411,22 @@ def test_all_columns_of_a_log_of_gains_can_be_named(tmp_path):
     columns = "problem=asked,response_group=how,reward=points/10,cost=spent"
     done = run(trace, "--budget", "y=30%", "--gains", log, "--columns", columns, "--warm-up", 0, "--out", out)
     assert done.exit_code == 0, done.output
+
+
+def test_clocks_that_are_set_back_are_no_disorder(tmp_path):
+    """Dates without an offset fall there, and sorting them would mix two hours into one."""
+    zone, begins = ZoneInfo("Europe/Berlin"), datetime(2026, 10, 24, 23, 0, tzinfo=UTC)
+    path = tmp_path / "trace.jsonl"
+
+    def write(form):
+        dates = [(begins + timedelta(minutes=i)).astimezone(zone).strftime(form) for i in range(180)]
+        path.write_text("".join(json.dumps({"t": date, "output_tokens": 9}) + "\n" for date in dates))
+
+    write("%Y-%m-%d %H:%M:%S")
+    with pytest.raises(IbpoError, match=r"line 121: column 't' falls; .* if the clocks were set back: 2026-10-25T02"):
+        read_trace(path)
+    write("%Y-%m-%dT%H:%M:%S%z")
+    assert np.diff(read_trace(path).time).tolist() == [60.0] * 179
 
 
 def test_dates_have_no_unit(tmp_path):

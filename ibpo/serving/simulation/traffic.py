@@ -108,7 +108,11 @@ def read_trace(path: Path, *, unit: str | None = None) -> Trace:
     time = np.array([_when(place, row, when) for place, row in rows])
     late = np.flatnonzero(np.diff(time) < 0)
     if len(late):
-        raise IbpoError(f"{rows[late[0] + 1][0]}: column {when!r} falls; sort the trace by time")
+        place, row = rows[late[0] + 1]
+        has_no_zone = _is_date(date := row.get(when)) and not re.search(r"(Z|[+-]\d\d:?\d\d)$", str(date))
+        # Sorted, the hour that comes twice where clocks are set back would be two mixed into one.
+        hint = "; or give each date its offset from UTC, if the clocks were set back: 2026-10-25T02:00:00+01:00"
+        raise IbpoError(f"{place}: column {when!r} falls; sort the trace by time{hint if has_no_zone else ''}")
     has_gain = "gain" in first
     published = {"hash_ids": "ms", "chat_id": "s"} if when == "timestamp" else {}
     known = TIMES.get(when) or next(
