@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ibpo.budget import costs_named
 from ibpo.errors import IbpoError
 from ibpo.routing.features import FloatArray
 from ibpo.routing.router import MOST_NUMBER, Router
@@ -261,15 +262,15 @@ def judge_served(router: Router, served: Served) -> dict[str, Any]:
         raise IbpoError("a router that decides after the first answer cannot be judged by prompts; fit it without")
     scores, size = router.scores(served.prompts), len(served.prompts)
     net = scores.gain.copy()
-    kind = "money" if router.cost_name in ("money", "cost_usd") else "tokens"
+    kinds = costs_named(router.cost_name)
     for i, prices in enumerate(served.price):
         for budget, price in prices.items():
             counted = served.counts.get(budget, budget)
-            if counted not in names and counted != kind:
+            if counted not in names and counted not in kinds:
                 said = counted if budget in served.counts else "the log does not say what"
                 raise IbpoError(
                     f"the requests were priced by the budget {budget!r}, of {said}, and the router knows "
-                    f"{', '.join(names)} and {kind}: judge it on the log of a gateway with such budgets"
+                    f"{', '.join(names)} and {kinds[0]}: judge it on the log of a gateway with such budgets"
                 )
             cost = (np.arange(len(names)) == names[counted]).astype(float) if counted in names else scores.cost[i]
             if price is None:

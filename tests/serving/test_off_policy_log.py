@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,6 +151,22 @@ def test_prices_are_of_what_their_budget_counts(tmp_path):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         found.append(judge_served(router, read_served(path))["agreement"])
     assert found == [1.0, 1.0]
+
+
+def test_a_router_of_money_is_not_charged_by_prices_of_tokens(tmp_path):
+    """A column `price_usd` was taken for tokens, and one named `cost` was not taken for money."""
+    path, router = tmp_path / "gateway.jsonl", router_of(tmp_path)
+    row = {"event": "request", "request_id": "a", "outcome": "answered", "response_group": "standard", "tokens": 9}
+
+    def judge(cost_name, budget):
+        request = {**row, "body": {"prompt": "q"}, "price": {budget: 0.001}}
+        outcome = {"event": "outcome", "request_id": "a", "reward": 1.0}
+        path.write_text(json.dumps(request) + "\n" + json.dumps(outcome) + "\n")
+        return judge_served(replace(router, cost_name=cost_name), read_served(path))["agreement"]
+
+    with pytest.raises(IbpoError, match=r"priced by the budget 'tokens', .* knows standard, extended and money"):
+        judge("price_usd", "tokens")
+    assert judge("price_usd", "money") == judge("cost", "money") == judge("cost", "tokens") == 1.0
 
 
 def test_requests_with_several_prompts_or_tokens_are_left_out(tmp_path):

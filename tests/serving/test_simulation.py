@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from ibpo.data import LogColumns
 from ibpo.errors import IbpoError
+from ibpo.routing import fit_router, read_routed_log
 from ibpo.serving.calibration import load_calibration
 from ibpo.serving.controller import ServingPolicy
 from ibpo.serving.simulation.simulate import Requests, simulate
@@ -400,6 +402,24 @@ def test_how_a_log_of_gains_was_read_is_said(tmp_path):
     log.write_text("".join(json.dumps(row) + "\n" for row in rows) * 2)
     done = run(trace, "--budget", "y=30%", "--gains", log, "--out", tmp_path / "out.json")
     assert done.exit_code == 0 and "18 of 36 rows say what an earlier row says" in done.stderr
+
+
+def test_money_is_not_simulated_as_tokens(tmp_path):
+    """An answer of .02 dollars took .0004 seconds, and no budget of tokens was ever spent."""
+    trace, log = tmp_path / "trace.jsonl", tmp_path / "log.jsonl"
+    trace.write_text("".join(json.dumps({"t": i, "output_tokens": 9}) + "\n" for i in range(30)))
+    rows = [
+        {"id": f"p{i}", "prompt": f"q {i}", "group": group, "reward": i % 2, "cost_usd": cost, "long": 1e5 * cost}
+        for i in range(20)
+        for group, cost in (("low", 0.001), ("high", 0.02))
+    ]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(IbpoError, match=r"column 'cost_usd' holds money, .* with --columns cost=COLUMN$"):
+        recorded_requests(read_trace(trace), log)
+    router = fit_router(read_routed_log(log, columns=LogColumns()))
+    with pytest.raises(IbpoError, match="the router expects costs in 'cost_usd', and a simulation counts tokens"):
+        recorded_requests(read_trace(trace), log, cost="long", router=router)
+    assert recorded_requests(read_trace(trace), log, cost="long").cost.max() == pytest.approx(2000)
 
 
 def test_all_columns_of_a_log_of_gains_can_be_named(tmp_path):

@@ -15,11 +15,12 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from ibpo.budget import costs_named
 from ibpo.data import NUM_PEEKED, LogColumns, good_rows, identifier_of, read_log
 from ibpo.errors import IbpoError
 from ibpo.routing import Router, read_routed_log
 from ibpo.serving.calibration import Calibration
-from ibpo.serving.simulation.simulate import FloatArray, Requests
+from ibpo.serving.simulation.simulate import TOKENS, FloatArray, Requests
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Units of a trace's times, in seconds."""
@@ -250,7 +251,7 @@ def recorded_requests(
         part: Its value to take; None: the only one.
         response_group: Column with the response group; None, as of the next three: found.
         reward: Column with the reward.
-        cost: Column with the cost.
+        cost: Column with the cost, in tokens.
         problem: Column with the problem.
         prompt: Column with the prompt, which the router reads; None: the one that it was fitted on.
         router: Predicts gains and costs for the controller, in the place of the recorded ones.
@@ -263,6 +264,11 @@ def recorded_requests(
     """
     names = LogColumns(by=by, response_group=response_group, reward=reward, cost=cost, problem=problem)
     rows = read_log(log, names).one_part(part, log)
+    if TOKENS not in costs_named(column := rows.columns["cost"]):
+        raise IbpoError(
+            f"{log}: column {column!r} holds money, and a simulation counts tokens, by which answers take time; "
+            "name a column of tokens with --columns cost=COLUMN"
+        )
     cells: dict[tuple[str, str], list[int]] = {}
     for i, key in enumerate(zip(rows.problem, rows.response_group, strict=True)):
         cells.setdefault(key, []).append(i)
@@ -308,6 +314,11 @@ def _routed(
     if set(groups) != set(router.groups):
         raise IbpoError(
             f"{log}: has the response groups {', '.join(groups)}, but the router knows {', '.join(router.groups)}"
+        )
+    if TOKENS not in costs_named(router.cost_name):
+        raise IbpoError(
+            f"the router expects costs in {router.cost_name!r}, and a simulation counts tokens; fit it with --columns "
+            "cost=COLUMN, a column of tokens"
         )
     prompt = prompt or router.source.get("columns", {}).get("prompt")
     numbers = () if router.is_mix else router.number_names
