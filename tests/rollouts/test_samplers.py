@@ -355,7 +355,7 @@ def test_what_two_processes_wrote_into_one_store_counts_once(tmp_path):
         (b"some text\nmore\n", "is not a store of rollouts"),
         (b"x" * 9000, "is not a store of rollouts"),
         (b'{"schema": "ibpo.rollouts", "version": 99, "settings": {}}\n', "is of version 99, this ibpo writes 1"),
-        (b'{"schema": "ibpo.rollouts", "version": 1, "settings": {"t": 2}}\n', r"other settings \(t differ\)"),
+        (b'{"schema": "ibpo.rollouts", "version": 1, "settings": {"t": 2}}\n', r"other settings \(in t\)"),
         (b'{"schema": "ibpo.rollouts", "version": 1, "settings": {"t": 1}}\n{}\n', "line 2: is not a rollout"),
     ],
 )
