@@ -93,7 +93,8 @@ class DataConfig(Table):
     split: str = ""
     """"": of the hub's, `train`."""
     problem: str = ""
-    """Column with the problem; "": the task's, or `problem` or `question`."""
+    """Column with the problem, as text or as the messages of a chat; "": the task's, or `problem`, `question` or
+    `prompt`."""
     answer: str = ""
     """Column with its answer; "": the task's, or `answer`."""
     answer_after: str = ""
@@ -113,7 +114,8 @@ class DataConfig(Table):
     template: str = ""
     """The prompt, with `{problem}` and `{tests}`; "": the task's, or the problem alone."""
     system: str = ""
-    """The system message in front of each problem; "": none, and a chat template may then put in its own."""
+    """The system message in front of each problem; "": the problem's own or none, and a chat template may then put in
+    its own."""
     examples: list[ExampleConfig] = Field(default_factory=list)
     """Turns between it and the problem, which show the forms of a response to a model that does not know them."""
     judge: Literal["", "math", "exact", "code", "llm"] = ""

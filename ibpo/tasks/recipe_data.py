@@ -35,7 +35,13 @@ HUB = "hub:"
 PINNED = re.compile(r"([^/@]+/[^/@]+)@([0-9a-f]{40})")
 COLD_START_TABLES = ("sample", "build", "gate", "sft", "template")
 
-OWN = Task(name="own", problem_id=("id",), level=("level",), domain=("domain", "subject", "type"))
+OWN = Task(
+    name="own",
+    problem=("problem", "question", "prompt"),
+    problem_id=("id",),
+    level=("level",),
+    domain=("domain", "subject", "type"),
+)
 """Which columns are tried for what, where the user names none."""
 
 COLUMNS = {"id": "problem_id", "problem": "problem", "answer": "answer", "level": "level", "domain": "domain",
@@ -73,9 +79,22 @@ def load_given(data: DataConfig, kept: Sequence[str] = ()) -> tuple[Task, list[P
             f"{task.name}: names no column with tests, which judging programs needs; write data.tests in a recipe"
         )
     problems = task.load(path, limit=data.limit)
-    if before := messages_before(data.system, [example.model_dump() for example in data.examples]):
-        problems = [replace(p, prompt=[*before, {"role": "user", "content": str(p.prompt)}]) for p in problems]
+    if data.system or data.examples:
+        problems = [replace(problem, prompt=_with_messages_before(problem, data)) for problem in problems]
     return task, problems
+
+
+def _with_messages_before(problem: Problem, data: DataConfig) -> list[dict[str, str]]:
+    """`data.system`, or the problem's own system message; `data.examples`; the problem."""
+    chat = [{"role": "user", "content": problem.prompt}] if isinstance(problem.prompt, str) else problem.prompt
+    num_system = int(chat[0]["role"] == "system")
+    if num_system and data.system:
+        raise IbpoError(
+            f"data.system: problem {problem.problem_id} has a system message of its own; leave data.system out, or "
+            "remove the rows' own"
+        )
+    before = messages_before(data.system, [example.model_dump() for example in data.examples])
+    return [*chat[:num_system], *before, *chat[num_system:]]
 
 
 def read_problems(data: DataConfig, kept: Sequence[str] = ()) -> tuple[list[Problem], list[Problem], str]:

@@ -54,6 +54,7 @@ class Task:
     name: str
     judge: JudgeName = "math"
     problem: tuple[str, ...] = ("problem", "question")
+    """Text, or the messages of a chat, the user's last."""
     answer: tuple[str, ...] = ("answer",)
     answer_after: str = ""
     """The answer follows this marker, where it occurs."""
@@ -119,7 +120,7 @@ class Task:
         place, fields = row
         self._check_named(row)
         number = place.rpartition(" ")[2]
-        text = self._text(self.problem, row)
+        messages = self._messages(row)
         answer = self._answer(row)
         if answer is None:
             return None
@@ -136,9 +137,13 @@ class Task:
                 info["entry_point"] = _optional(self.entry_point, fields)
             before = _optional(self.test_setup, fields)
             info |= {"tests": f"{before}\n{tests}" if before else tests, "setup": _optional(self.setup, fields)}
+        content = messages[-1]["content"].strip()
+        prompt = self._prompt({"form": self._form(fields), "tests": tests, "problem": content})
+        messages[-1] = messages[-1] | {"content": prompt}
         return Problem(
             problem_id=_optional(self.problem_id, fields) or (f"{part}-{number}" if part else number),
-            prompt=self._prompt({"form": self._form(fields), "tests": tests, "problem": text.strip()}),
+            # A single message is its text: the same problem, whichever way a row has it.
+            prompt=messages if len(messages) > 1 else prompt,
             answer=answer,
             level=_optional(self.level, fields).removeprefix("Level ").replace("?", ""),
             info=info,
@@ -166,7 +171,7 @@ class Task:
                 raise IbpoError(f"{place}: no field {name!r}; the row's fields are {known}: name one of them")
             value = fields[name]
             if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal | list) or (
-                isinstance(value, list) and name not in self.tests
+                isinstance(value, list) and name not in (*self.tests, *self.problem)
             ):  # fmt: skip
                 raise IbpoError(f"{place}: field {name!r} holds {str(value)[:40]}; text or a number is needed")
 
@@ -229,12 +234,37 @@ class Task:
         """The template filled in at once: what is in a part is its text, `{problem}` too."""
         return re.sub(r"\{(form|tests|problem)\}", lambda found: parts[found[1]], self.template)
 
-    def _text(self, names: tuple[str, ...], row: Row) -> str:
+    def _messages(self, row: Row) -> list[dict[str, str]]:
+        """The problem as messages of a chat, of which the last is the user's."""
         place, fields = row
-        text = _optional(names, fields)
+        name = next((name for name in self.problem if fields.get(name) is not None), "")
+        if name and isinstance(fields[name], list):
+            return _read_chat(name, row)
+        text = _optional(self.problem, fields)
         if not text.strip():
-            raise _missing(place, fields, names, "problem")
-        return text
+            raise _missing(place, fields, self.problem, "problem")
+        return [{"role": "user", "content": text}]
+
+
+def _read_chat(name: str, row: Row) -> list[dict[str, str]]:
+    """A prompt as TRL's data sets have it: a list of messages, each of role and content."""
+    place, fields = row
+    messages: list[dict[str, str]] = []
+    for number, message in enumerate(fields[name], start=1):
+        where = f"{place}: field {name!r}, message {number}"
+        # Parquet gives every message the keys of all, with nothing in them.
+        given = {k: v for k, v in message.items() if v is not None} if isinstance(message, dict) else {}
+        if not all(isinstance(given.get(key), str) for key in ("role", "content")):
+            raise IbpoError(f"{where}: needs texts role and content, got {str(message)[:60]}; fix it")
+        if more := sorted(given.keys() - {"role", "content"}):
+            raise IbpoError(f"{where}: holds {more[0]!r}, and a prompt is of role and content alone; remove it")
+        messages.append(given)
+    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+        raise IbpoError(
+            f"{place}: field {name!r}: a chat must end with a message of the user, which the policy responds to; "
+            "remove what follows it"
+        )
+    return messages
 
 
 def _optional(names: Iterable[str], fields: dict[str, Any]) -> str:
@@ -294,10 +324,7 @@ def _missing(place: str, fields: dict[str, Any], names: tuple[str, ...], what: s
     present = [name for name in names if name in fields]
     value = next((fields[name] for name in present if fields[name] is not None), None)
     if what in ("answer", "problem") and value is not None and not isinstance(value, str | float | Decimal):
-        return IbpoError(
-            f"{place}: field {present[0]!r} holds {str(value)[:40]}; text or a number is needed"
-            + (" (of a chat, the text of the user's message)" if what == "problem" and isinstance(value, list) else "")
-        )
+        return IbpoError(f"{place}: field {present[0]!r} holds {str(value)[:40]}; text or a number is needed")
     if present:
         return IbpoError(f"{place}: field {present[0]!r}: there is nothing for the {what}; fix or remove the row")
     known = ", ".join(map(str, fields)) or "none"

@@ -135,6 +135,33 @@ rubric = "Be kind."
     )
 
 
+@pytest.mark.parametrize("template", [CHAT, ""])
+def test_prompts_that_are_chats_are_asked_as_they_are(model, tmp_path, monkeypatch, template):
+    from ibpo.training import run as training
+
+    chat = shutil.copytree(model, tmp_path / "chat")
+    (chat / "chat_template.jinja").write_text(template) if template else None
+    problems = [json.loads(line) for line in ROWS.read_text().splitlines()]
+    messages = [
+        [{"role": "system", "content": "Add."}, {"role": "user", "content": row["question"]}] for row in problems
+    ]
+    rows = tmp_path / "chats.jsonl"
+    rows.write_text(
+        "".join(
+            json.dumps({"prompt": prompt, "answer": row["answer"]}) + "\n"
+            for prompt, row in zip(messages, problems, strict=True)
+        )
+    )
+    asked, data_rows = [], training.data_rows
+    monkeypatch.setattr(training, "data_rows", lambda *given: asked.extend(data_rows(*given)) or data_rows(*given))
+    result = run(*options(chat, tmp_path / "run", "train.steps=1", f"data.path={rows}", "data.problem=prompt"))
+    assert result.exit_code == 0, result.output
+    wanted = [m if template else "\n\n".join(x["content"] for x in m) for m in messages]
+    assert len(asked) == 8 and all(row["prompt"] in wanted for row in asked)
+    table = [json.loads(line) for line in (tmp_path / "run" / "responses.jsonl").read_text().splitlines()]
+    assert {row["prompt"] for row in table} < {row["question"] for row in problems}
+
+
 def test_chat_template_instructions_and_token_budget(model, tmp_path):
     chat = shutil.copytree(model, tmp_path / "chat")
     (chat / "chat_template.jinja").write_text(CHAT)

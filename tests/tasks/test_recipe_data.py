@@ -97,14 +97,26 @@ def test_held_out_problems_are_never_trained_on(tmp_path):
         (
             '{"text": "q", "answer": "1"}',
             {},
-            "line 1: no field problem or question for the problem; the row's fields are text, answer",
+            "line 1: no field problem or question or prompt for the problem; the row's fields are text, answer",
         ),
         ('\n{"question": "q", "answer": " "}', {}, "line 2: field 'answer': there is nothing for the answer"),
         ('{"question": "q", "answer": NaN}', {}, "line 1: field 'answer': there is nothing for the answer"),
         ('{"question": "", "answer": "1"}', {}, "line 1: field 'question': there is nothing for the problem"),
         ('{"question": "q", "answer": ["1"]}', {}, "line 1: field 'answer' holds ['1']; text or a number is needed"),
         ('{"question": "q", "answer": true}', {}, "line 1: field 'answer' holds True; text or a number is needed"),
-        ('{"question": [{"role": "user"}], "answer": "1"}', {}, "needed (of a chat, the text of the user's message)"),
+        ('{"question": [{"role": "user"}], "answer": "1"}', {}, "'question', message 1: needs texts role and content"),
+        ('{"prompt": ["q"], "answer": "1"}', {"problem": "prompt"}, "line 1: field 'prompt', message 1: needs texts"),
+        ('{"prompt": [], "answer": "1"}', {}, "line 1: field 'prompt': a chat must end with a message of the user"),
+        (
+            '{"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "So"}], "answer": "1"}',
+            {},
+            "field 'prompt': a chat must end with a message of the user, which the policy responds to; remove what",
+        ),
+        (
+            '{"prompt": [{"role": "user", "content": "q", "tool_calls": [1]}], "answer": "1"}',
+            {},
+            "message 1: holds 'tool_calls', and a prompt is of role and content alone; remove it",
+        ),
         (
             '{"question": "q", "answer": null}',
             {"answer": "answer"},
@@ -208,6 +220,34 @@ def test_examples_are_turns_between_the_system_message_and_the_problem(tmp_path)
     recipe.write_text(to_toml({"data": data | {"examples": [{"problem": "1 + 1"}]}}, "ibpo eval"))
     with pytest.raises(IbpoError, match=r"recipe.toml: data\.examples.*reply"):
         named_data(str(recipe))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_problem_is_a_chat_as_in_trls_data_sets(tmp_path, kind):
+    system, first, reply, last = (
+        {"role": role, "content": text}
+        for role, text in (("system", "Add."), ("user", "1 + 1"), ("assistant", "2"), ("user", " 2 + {tests} "))
+    )
+    rows = [{"prompt": prompt, "answer": 4} for prompt in ([system, first, reply, last], [last], [first, reply, last])]
+    path = tmp_path / f"rows.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        rows[0]["prompt"] = [message | {"name": None} for message in rows[0]["prompt"]]
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    whole, single, turns = load_problems(path, template="Sum: {problem}")
+    assert whole.prompt == [system, first, reply, {"role": "user", "content": "Sum: 2 + {tests}"}]
+    assert (single.prompt, single.answer) == ("Sum: 2 + {tests}", "4")  # one message is its text
+    assert turns.prompt == whole.prompt[1:]
+    whole, single, turns = load_problems(path, problem="prompt", examples=[{"problem": "3", "reply": "3"}])
+    texts = [text for _, text in roles_and_texts(whole)]
+    assert texts == ["Add.", "3", "3", "1 + 1", "2", "2 + {tests}"]
+    assert [text for _, text in roles_and_texts(single)] == ["3", "3", "2 + {tests}"]
+    with pytest.raises(IbpoError, match=r"^data.system: problem [01] has a system message of its own; leave data.syst"):
+        load_problems(path, system="Subtract.")
 
 
 def test_the_hub_at_a_pinned_commit_only(monkeypatch):
