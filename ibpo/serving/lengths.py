@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ibpo.errors import IbpoError
-from ibpo.serving.controller import LARGEST, show
+from ibpo.serving.controller import show
 
 _SHORTEST, _LONGEST, _PER_VARIANCE = 256.0, 4096.0, 400.0
 """Answers of a group over which its mean is taken, about: 400 squared coefficients of variation, within these. Then the
@@ -34,6 +34,8 @@ _PER_OCTAVE = 3
 _QUANTILES_PER_OCTAVE = 4
 _WIDEST = 6 * _QUANTILES_PER_OCTAVE
 _MOST_FOLLOWED = 16_384
+_MOST_SIZE = 1e100
+"""No length and no size is larger: squares of larger ones are no floats."""
 _MOST_WAIT = 1024
 """Later answers of its group after which one that has not ended is waited for no longer."""
 
@@ -91,12 +93,12 @@ class Lengths:
             guess: Tokens, before anything is known of the group.
 
         Raises:
-            IbpoError: A number that is not finite, or below 0.
+            IbpoError: A number that is not finite, below 0 or above 1e100.
         """
-        if not (0 <= size <= LARGEST and 0 <= guess <= LARGEST):
+        if not (0 <= size <= _MOST_SIZE and 0 <= guess <= _MOST_SIZE):
             raise IbpoError(
-                f"lengths: the size of a prompt is {show(size)} and the guess {show(guess)}; both must be finite, at "
-                "least 0"
+                f"lengths: the size of a prompt is {show(size)} and the guess {show(guess)}; both must be finite, from "
+                f"0 to {_MOST_SIZE:g}"
             )
         mean, by_size = self._both(group, _bin(size), guess)
         errors = self._errors.get(group)
@@ -127,7 +129,7 @@ class Lengths:
         """How long an answer in flight is expected to be in all, now that so much of it has come.
 
         Raises:
-            IbpoError: A number that is not finite.
+            IbpoError: A number that is not finite, below 0 or above 1e100.
         """
         _check_length(so_far)
         found = self._open.get(request_id)
@@ -148,7 +150,7 @@ class Lengths:
         """An answer has ended; None: it is not known how long it was, and nothing is learned of it.
 
         Raises:
-            IbpoError: A number that is not finite; the answer has not ended then.
+            IbpoError: A number that is not finite, below 0 or above 1e100; the answer has not ended then.
         """
         if tokens is not None:
             _check_length(tokens)
@@ -245,8 +247,10 @@ def _read_row(row: Sequence[float], size: int) -> list[float]:
 
 
 def _check_length(tokens: float) -> None:
-    if not -LARGEST <= tokens <= LARGEST:
-        raise IbpoError(f"lengths: the length of an answer is {show(tokens)}; it must be a finite number")
+    if not 0 <= tokens <= _MOST_SIZE:
+        raise IbpoError(
+            f"lengths: the length of an answer is {show(tokens)}; it must be a finite number from 0 to {_MOST_SIZE:g}"
+        )
 
 
 def _bin(size: float) -> str:

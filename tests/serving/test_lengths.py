@@ -109,9 +109,9 @@ def test_what_has_come_says_how_much_will():
     assert lengths.given("unknown", 7.0) == 7.0
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 10**400], ids=["nan", "inf", "huge"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 10**400, 1e200, -1.0], ids=["nan", "inf", "huge", "1e200", "-1"])
 def test_a_number_that_is_none_is_refused_and_changes_nothing(value):
-    """One length that is no number would be in every mean from then on."""
+    """One length that is no number would be in every mean from then on; of 1e200 the square was a traceback."""
     lengths = Lengths()
     for size, guess in ((value, 1.0), (1.0, value), (1.0, -1.0)):
         with pytest.raises(IbpoError, match="must be finite"):
