@@ -240,23 +240,31 @@ def score_command(
 ) -> None:
     """Write the expected gain and cost of every response group for prompts."""
     from ibpo.data import lookup
+    from ibpo.routing import read_prompt
     from ibpo.runs import atomic_file, check_out
     from ibpo.tasks import prompt_rows
 
     check_out(out)
-    prompt = read_pairs(columns or (), ("prompt",), "--columns").get("prompt", "prompt")
+    asked = read_pairs(columns or (), ("prompt",), "--columns").get("prompt")
     found = open_router(router, embed)
     rows = list(prompt_rows(prompts))
     if not rows:
         raise IbpoError(f"{prompts}: no prompts")
     number_names = () if found.is_mix else found.number_names
     reads_text = not found.is_mix and (found.uses_text or found.embedding)
+    likely = ("prompt", found.source.get("columns", {}).get("prompt", "prompt"))
+    prompt = asked or next((x for x in likely if any(lookup(row, x) is not None for _, row in rows)), "prompt")
+    texts: list[str] = []
     for place, row in rows:
         for name in (*([prompt] if reads_text else []), *number_names):
             if lookup(row, name) is None:
                 raise IbpoError(f"{place}: no value in column {name!r}; there are {', '.join(map(repr, row))}")
+        try:
+            texts.append(read_prompt(lookup(row, prompt)) if reads_text else "")
+        except IbpoError as error:
+            raise IbpoError(f"{place}, column {prompt!r}: {error}") from None
     numbers: Any = {name: [lookup(row, name) for _, row in rows] for name in number_names}
-    gain, cost = found.scores([lookup(row, prompt) or "" for _, row in rows], numbers)
+    gain, cost = found.scores(texts, numbers)
     with atomic_file(out) as file:
         for (_, row), gains, costs in zip(rows, gain.tolist(), cost.tolist(), strict=True):
             scored = {

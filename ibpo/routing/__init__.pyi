@@ -10,7 +10,7 @@ from .escalation import (
     read_shown,
 )
 from .evaluate import check_routed, default_budgets, evaluate_router, score_unseen, verdict
-from .features import as_text
+from .features import as_text, read_prompt
 from .fit import PROMPTS, RoutedLog, as_mix, choose_layers, embedder, fit_router, read_routed_log, scores_of
 from .off_policy import OffPolicyValue, Served, evaluate_off_policy, judge_served, read_served
 from .online import OnlineRouter, OnlineScores
@@ -46,6 +46,7 @@ __all__ = [
     "load_router",
     "open_encoder",
     "read_first_answers",
+    "read_prompt",
     "read_routed_log",
     "read_served",
     "read_shown",

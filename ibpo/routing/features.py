@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ibpo.data import parse_cell
 from ibpo.errors import IbpoError
 
 FloatArray = NDArray[np.float64]
@@ -63,6 +64,25 @@ def as_text(prompt: Any) -> str:
     if isinstance(prompt, list) and all(isinstance(message, dict) for message in prompt):
         return _whole("\n".join(_content(message.get("content")) for message in prompt))
     raise IbpoError(f"a prompt is {type(prompt).__name__}; it must be text or a list of chat messages")
+
+
+def read_prompt(value: Any) -> str:
+    r"""The text of a prompt as a table holds it: as `as_text`, also of chat messages that are JSON in a cell.
+
+    An answer behind the messages is left out: who has to choose does not know it.
+
+    Example:
+        >>> read_prompt('[{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]')
+        '2 + 2?'
+    """
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        parsed = parse_cell(value.strip())
+        is_chat = isinstance(parsed, list) and parsed and all(isinstance(x, dict) and "role" in x for x in parsed)
+        value = parsed if is_chat else value
+    if isinstance(value, list):
+        while value and isinstance(value[-1], dict) and value[-1].get("role") == "assistant":
+            value = value[:-1]
+    return as_text(value)
 
 
 def _whole(text: str) -> str:

@@ -33,7 +33,7 @@ from ibpo.data import (
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
 from ibpo.routing.encoder import Encoder
-from ibpo.routing.features import FloatArray, as_text, bends, hashed
+from ibpo.routing.features import FloatArray, bends, hashed, read_prompt
 from ibpo.routing.neighbours import leave_one_out, unit_rows
 from ibpo.routing.router import MOST_NUMBER, Embed, Router, Scores, bend, raw_features
 
@@ -217,7 +217,7 @@ def _read_prompts(
                 f"{place} {column!r}: no prompt; fill it in, or name another column with --columns prompt=COLUMN"
             )
         try:
-            text = as_text(value)
+            text = read_prompt(value)
         except IbpoError as error:
             raise IbpoError(f"{place} {column!r}: {error}") from None
         if prompts.setdefault(name, text) != text:

@@ -19,6 +19,7 @@ from ibpo.commands.options import open_router
 from ibpo.data import LogColumns
 from ibpo.endpoint import Endpoint
 from ibpo.errors import IbpoError
+from ibpo.routing import as_text
 from ibpo.routing.curve import judge_curve
 from ibpo.routing.evaluate import default_budgets, evaluate_router, score_unseen
 from ibpo.routing.fit import as_mix, embedder, fit_router, read_routed_log
@@ -528,6 +529,46 @@ def test_prompts_to_score_may_be_of_any_table(tmp_path):
         assert [line["at"][:10] for line in lines] == ["2026-12-01", "2026-12-02"]
         gains.append([line["gain"]["long"] for line in lines])
     assert gains[0] == gains[1] and gains[0] == pytest.approx(expected.gain[:, 1])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json in csv", "python in csv"])
+def test_chats_are_read_as_the_gateway_reads_them_in_any_table_and_without_the_answer(tmp_path, kind):
+    """In a CSV they were looked at as JSON: what a server asks had none of its braces and names of roles."""
+
+    def chat(p, answer):
+        return [{"role": "user", "content": f"what is {'9' * (2 + p % 7)} + {p}?"}, *answer]
+
+    rows, size = [], 30
+    for p, name in itertools.product(range(size), ("short", "long")):
+        answer = [{"role": "assistant", "content": f"{name} {p}"}]
+        row = {"id": f"p{p}", "messages": chat(p, answer), "group": name, "reward": (p + len(name)) % 2}
+        rows.append({**row, "tokens": 50 if name == "short" else 400})
+    path, prompts = tmp_path / "log.jsonl", tmp_path / "prompts.jsonl"
+    asked = [{"messages": chat(p, [])} for p in range(size)]
+    if kind == "jsonl":
+        write(path, rows)
+        write(prompts, asked)
+    else:
+        shown = json.dumps if kind == "json in csv" else str
+        path, prompts = tmp_path / "log.csv", tmp_path / "prompts.csv"
+        for file, table in ((path, rows), (prompts, asked)):
+            with file.open("w", newline="") as text:
+                writer = csv.DictWriter(text, table[0])
+                writer.writeheader()
+                writer.writerows({**row, "messages": shown(row["messages"])} for row in table)
+    table = read_routed_log(path, columns=LogColumns())
+    by_problem = dict(zip(table.problems, table.prompts, strict=True))
+    assert by_problem == {f"p{p}": as_text(chat(p, [])) for p in range(size)}
+    router = replace(fit_router(table), source={"columns": table.columns})
+    save_router(router, tmp_path / "router.json")
+    done = run("route", "score", tmp_path / "router.json", prompts, "--out", tmp_path / "scores.jsonl")
+    assert done.exit_code == 0, done.output
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    expected = router.scores([row["messages"] for row in asked])
+    assert [line["cost"]["long"] for line in lines] == pytest.approx(expected.cost[:, 1])
+    prompts = write(tmp_path / "bad.jsonl", [*asked, {"messages": 5}])
+    done = run("route", "score", tmp_path / "router.json", prompts, "--out", tmp_path / "scores.jsonl")
+    assert "line 31, column 'messages': a prompt is int; it must be text or a list of chat" in done.output
 
 
 def test_a_response_group_that_is_free_is_predicted_to_be_free(tmp_path):
