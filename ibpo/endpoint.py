@@ -171,7 +171,7 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
         try:
             with urlopen(Request(url, body, headers), timeout=seconds) as answer:
-                reply = json.load(answer)
+                reply = _whole(json.load(answer))
         except (OSError, ValueError, HTTPException, RecursionError) as error:
             raise IbpoError(f"{url}: {error}") from None
         if not isinstance(reply, dict):
@@ -271,9 +271,9 @@ class Endpoint:
                 "use a server that gives one"
             )
         return Reply(
-            text=text,
+            text=_whole(text),
             finish_reason=as_finish_reason(finish_reason),
-            reasoning=thought,
+            reasoning=_whole(thought),
             stopped_by=stopped_by if isinstance(stopped_by := getattr(choice, "stop_reason", None), str) else "",
             prompt_tokens=prompt,
             completion_tokens=completed,
@@ -344,6 +344,18 @@ def as_finish_reason(said: str) -> str:
     if words & OF_NEITHER:
         return said
     return "length" if words & OF_A_LIMIT else "stop" if words & OF_AN_END else said
+
+
+def _whole(said: Any) -> Any:
+    r"""What a server said, with a question mark where a text was cut in the middle of a character.
+
+    No file or further request, as to a judge, could hold half of one.
+
+    Example:
+        >>> _whole({"content": "cut \ud83d"})
+        {'content': 'cut ?'}
+    """
+    return json.loads(json.dumps(said, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _parts(message: Any) -> tuple[Any, str]:

@@ -41,6 +41,16 @@ def test_chat_and_completion_with_their_bill():
     assert (bill.num_requests, bill.prompt_tokens, bill.completion_tokens, bill.cost) == (2, 5, 5, 15.0)
 
 
+def test_half_of_a_character_in_a_reply_is_a_question_mark():
+    """A text that was cut in the middle of one could not be sent on, to a judge or a next turn."""
+    with serving(
+        lambda body, number: ("cut \ud83d" if number == 1 else body["messages"][-1]["content"], "stop")
+    ) as log:
+        endpoint = Endpoint(base_url=log.url, model="m")
+        texts = [(text := ask(endpoint, "go on").text), ask(endpoint, text).text]
+    assert texts == ["cut ?", "cut ?"]
+
+
 def test_usage_that_is_not_told_is_unknown_and_costs_not_nothing():
     with serving(echo, usage=False) as log:
         endpoint = Endpoint(base_url=log.url, model="m", price_per_million=(2e6, 1e6))

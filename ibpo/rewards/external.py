@@ -11,13 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -199,7 +202,9 @@ class CommandJudge:
         0.5
     """
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, *, seconds_per_response: float = 60.0) -> None:
+        """The program has `seconds_per_response` for each response of a batch, its start included."""
+        self._seconds = seconds_per_response
         try:
             self._command = shlex.split(command)
         except ValueError as error:
@@ -214,26 +219,45 @@ class CommandJudge:
         """See `Judge`.
 
         Raises:
-            IbpoError: where it cannot be started, fails, or writes something else than a reward for each.
+            IbpoError: where it cannot be started, fails, takes too long, or writes something else than a reward for
+                each.
         """
         if not candidates:
             return []
         asked = "".join(json.dumps(_line(candidate)) + "\n" for candidate in candidates)
-        try:
-            done = subprocess.run(self._command, input=asked.encode(), capture_output=True, check=False)
-        except OSError as error:
-            raise IbpoError(f"{self._place}: cannot be started: {error.strerror}; name a program that can") from None
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            how = f"was ended by signal {-code}" if (code := done.returncode) < 0 else f"ended with exit status {code}"
+        code, written, complaints = self._run(asked.encode(), self._seconds * len(candidates))
+        if code:
+            said = complaints.decode(errors="replace").strip().splitlines()
+            how = f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
             raise IbpoError(f"{self._place}: {how}: {said[-1][:300] if said else 'said nothing'}")
         # Not by `splitlines`: a reason may hold a separator of Unicode as it is.
-        lines = [line for line in done.stdout.decode(errors="replace").split("\n") if line.strip()]
+        lines = [line for line in written.decode(errors="replace").split("\n") if line.strip()]
         if len(lines) != len(candidates):
             raise IbpoError(
                 f"{self._place}: wrote {len(lines)} lines for {len(candidates)} responses; write one reward for each"
             )
         return [self._read(line, candidate) for line, candidate in zip(lines, candidates, strict=True)]
+
+    def _run(self, asked: bytes, seconds: float) -> tuple[int, bytes, bytes]:
+        """Exit status, and what was written to stdout and stderr."""
+        pipe = subprocess.PIPE
+        try:
+            process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+        except OSError as error:
+            raise IbpoError(f"{self._place}: cannot be started: {error.strerror}; name a program that can") from None
+        with process:
+            try:
+                written, complaints = process.communicate(asked, seconds)
+            except BaseException as error:  # an interrupt, too: it does not reach a session of its own
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # with what it started, which holds the pipes
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
+                raise IbpoError(
+                    f"{self._place}: was not done after {seconds:g} seconds, {self._seconds:g} for each response, and "
+                    "was ended; does it wait for something? It must end where its input ends"
+                ) from None
+        return process.returncode, written, complaints
 
     def _read(self, line: str, candidate: Candidate) -> Judgement:
         try:

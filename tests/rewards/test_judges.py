@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shlex
 import sys
 from typing import Any, cast
@@ -210,3 +212,17 @@ def test_how_a_judging_program_ended_and_its_missing_reason():
         killed.judge([candidate("1")])
     [judgement] = CommandJudge("""sed 's/.*/{"reward": 1, "reason": null}/'""").judge([candidate("1")])
     assert judgement.reason == ""
+
+
+@pytest.mark.parametrize("hang", ["time.sleep(600)", "subprocess.run(['sleep', '600'], close_fds=False)"])
+def test_a_judging_program_that_hangs_is_ended_with_what_it_started(tmp_path, hang):
+    fifo = tmp_path / "open as long as one of them runs"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    opened = f"os.set_inheritable(os.open({str(fifo)!r}, os.O_WRONLY), True)"
+    code = f"import os, subprocess, time; {opened}; {hang}"
+    hanging = CommandJudge(shlex.join([sys.executable, "-c", code]), seconds_per_response=1)
+    with pytest.raises(IbpoError, match="was not done after 2 seconds, 1 for each response, and was ended"):
+        hanging.judge([candidate("1"), candidate("2")])
+    assert select.select([reader], [], [], 60)[0] and os.read(reader, 1) == b""
+    os.close(reader)
