@@ -26,7 +26,9 @@ MIN_ROOM = 0.005
 
 def default_budgets(table: RoutedLog) -> list[Budget]:
     """A quarter, half and three quarters of the way from the cheapest to the most expensive response group."""
-    return [Budget(name=table.columns["cost"], amount=Fraction(part, 4), unit="range") for part in (1, 2, 3)]
+    column = table.columns["cost"]
+    name = next((x for x in (column, *costs_named(column)) if x not in table.groups), column)  # a group may be `tokens`
+    return [Budget(name=name, amount=Fraction(part, 4), unit="range") for part in (1, 2, 3)]
 
 
 def score_unseen(

@@ -587,6 +587,15 @@ def test_a_response_group_that_is_free_is_predicted_to_be_free(tmp_path):
     assert fit_router(table).scores(["easy one two", "hard one"]).cost[:, 0].tolist() == [0.0, 0.0]
 
 
+def test_a_response_group_may_be_called_as_the_cost(tmp_path):
+    """The budgets that nobody had given were refused as ones on that group."""
+    rows = [{**row, "group": "tokens" if row["group"] == "long" else row["group"]} for row in log_rows(20)]
+    table = read_routed_log(write(tmp_path / "log.jsonl", rows), columns=LogColumns())
+    assert [budget.name for budget in default_budgets(table)] == ["cost"] * 3
+    rows = evaluate_router(table, default_budgets(table), Scores(0 * table.reward, table.cost), draws=10)
+    assert [row["spent"] > 40 for row in rows] == [True] * 3
+
+
 def test_a_third_of_thirty_problems_are_ten(tmp_path):
     """As a float a third is less, and the tenth problem did not fit."""
     rows = [
