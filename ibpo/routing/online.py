@@ -216,7 +216,7 @@ class OnlineRouter:
         """A sentence for each response group that has changed suddenly, the last change of each."""
         return [
             f"response group {name!r} has become {'better' if group.last_change > 0 else 'worse'} by "
-            f"{abs(group.last_change):.3g} at once ({group.num_changes} such changes so far): it is learned again"
+            f"{abs(group.last_change):.3g} at once (change number {group.num_changes}): it is learned again"
             for name, group in self._groups.items()
             if group.num_changes
         ]
