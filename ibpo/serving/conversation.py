@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -167,10 +166,16 @@ class Conversations:
         """
         try:
             caches = {
-                name: {group: _Cache(*map(_finite, cache)) for group, cache in row.items() if group in self.prices}
+                name: {
+                    group: _Cache(_within(tokens, 0.0, LARGEST), _within(used, -LARGEST, LARGEST))
+                    for group, (tokens, used) in row.items()
+                    if group in self.prices
+                }
                 for name, row in state["caches"].items()
             }
-            kept, shared = ({name: _finite(rate) for name, rate in state[key].items()} for key in ("kept", "shared"))
+            kept, shared = (
+                {name: _within(rate, 0.0, 1.0) for name, rate in state[key].items()} for key in ("kept", "shared")
+            )
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise IbpoError(f"state: not one of Conversations.state_dict: {error!r}; start again without it") from None
         self._caches.update((name, row) for name, row in caches.items() if row)
@@ -184,14 +189,14 @@ def _check(now: float, **tokens: float) -> None:
             raise IbpoError(f"conversations: {name} is {show(value)}; it must be finite, and tokens at least 0")
 
 
-def _finite(value: float) -> float:
-    """A number of a state.
+def _within(value: float, least: float, most: float) -> float:
+    """A number of a state: a part above 1 would make a turn's cost negative.
 
     Raises:
-        ValueError: It is not one.
+        ValueError: It is not one, or out of range.
     """
-    if not math.isfinite(found := float(value)):
-        raise ValueError(f"{found} is not a finite number")
+    if not least <= (found := float(value)) <= most:
+        raise ValueError(f"{found} is not from {least:g} to {most:g}")
     return found
 
 

@@ -94,3 +94,18 @@ def test_tokens_that_are_no_number_are_refused_and_not_remembered(value):
     with pytest.raises(IbpoError, match="conversations: cached_tokens is"):
         chats.answered("c", "a", 1.0, now=0.0, prompt_tokens=1.0, cached_tokens=value)
     assert chats.size("c") == 0.0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"caches": {"c": {"standard": [-5.0, 0.0]}}}, {"kept": {"standard": 5.0}}, {"shared": {"standard": -1.0}}],
+)
+def test_a_damaged_state_is_refused(damage):
+    """Five times the cached tokens were expected to be billed as cached, and the rest of the prompt as fewer than 0."""
+    known = chats()
+    known.answered("c", "standard", 100, now=0.0)
+    with pytest.raises(IbpoError, match=r"^state: not one of Conversations.state_dict: .* is not from 0 to"):
+        chats().load_state(known.state_dict() | damage)
+    later = chats()
+    later.load_state(known.state_dict())
+    assert later.use("c", "standard", 300, 1, now=0.0).cached_input == 100
