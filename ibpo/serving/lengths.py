@@ -241,8 +241,8 @@ def _read_row(row: Sequence[float], size: int) -> list[float]:
         ValueError: They are not.
     """
     found = list(map(float, row))
-    if len(found) != size or not all(map(math.isfinite, found)):
-        raise ValueError(f"{found} are not {size} finite numbers")
+    if len(found) != size or not all(0 <= value < math.inf for value in found):
+        raise ValueError(f"{found} are not {size} finite numbers from 0 on")
     return found
 
 

@@ -88,6 +88,7 @@ def test_it_goes_on_where_it_was_and_says_no_to_another_state():
         {**state, "means": {"g": ["x", 1.0, 1.0]}},
         {**state, "bins": {"g 1": [1.0]}},
         {**state, "errors": {"g": [math.nan, 1.0]}},
+        {**state, "means": {"g": [50.0, -900.0, 1.0]}},  # no request could be decided: its cost was below 0
         {**state, "ratios": {"g": [1.0]}},
     ):
         with pytest.raises(IbpoError, match="start again without it"):
