@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from ibpo.answers.nodes import Node, exact, written
 from ibpo.answers.regions import as_interval, is_plain, is_region, same_region, with_points
-from ibpo.answers.text import same_unit
+from ibpo.answers.text import MONTHS, same_unit
 from ibpo.answers.values import COLLECTIONS, approximate, same_equation, same_value
 
 SETS = ("empty", "reals", "union", "intersection", "difference")
@@ -35,6 +35,8 @@ def same(ours: Node, theirs: Node) -> bool:
         [True, True, False, True]
     """
     ours, theirs = with_points(settled(ours)), with_points(settled(theirs))
+    if "matrix" in (ours.kind, theirs.kind):
+        ours, theirs = _in_rows(ours), _in_rows(theirs)
     if written(ours) == written(theirs):
         return True
     if ours.kind == theirs.kind == "assignment":
@@ -125,6 +127,15 @@ def matrix_of(node: Node) -> Node:
     return Node("matrix", tuple(Node("list", tuple(row)) for row in found))
 
 
+def _in_rows(node: Node) -> Node:
+    """The matrix that `[[1,2],[3,4]]` is, as programs write it; anything else as it is."""
+    rows = node.parts
+    of_brackets = all(one.kind == "tuple" and one.name == "[]" for one in (node, *rows))
+    if not of_brackets or len({len(row.parts) for row in rows}) != 1:
+        return node
+    return Node("matrix", tuple(Node("list", row.parts) for row in rows))
+
+
 def near(ours: Node, theirs: Node) -> bool:
     """Whether two values lie within a hundredth of each other."""
     values = [approximate(unwrapped(node)[0]) for node in (ours, theirs)]
@@ -200,6 +211,8 @@ def _words(node: Node) -> str:
         return "".join(_words(part) for part in node.parts)  # a date is written with commas
     if node.kind == "number" and node.number.denominator == 1:
         return str(node.number)
+    if node.kind == "quantity" and node.name in MONTHS:  # 25 December
+        return node.name + _words(node.parts[0])
     return ""
 
 

@@ -25,6 +25,10 @@ SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 GREEK = dict(zip("αβγδεθλμρσφωΔΩ", ("alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho",
                                     "sigma", "phi", "omega", "Delta", "Omega"), strict=True))  # fmt: skip
 
+MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+          "december")  # fmt: skip
+_MONTH = f"((?i:{'|'.join(MONTHS)}))"
+
 ESCAPED_TWICE = re.compile(r"(?<!\\)\\\\(?=(?:[dt]?frac|left|right|sqrt|le|ge|text|pi|cup|infty|boxed)(?![a-z]))")
 SPELLINGS = tuple((needle, re.compile(pattern), spelling) for needle, pattern, spelling in (
     ("color", r"\\(?:text)?color\s*(?:\[\w+\])?\s*\{[\w!]+\}\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\})?", lambda m: m[1] or ""),
@@ -85,6 +89,14 @@ SPELLINGS = tuple((needle, re.compile(pattern), spelling) for needle, pattern, s
     (r"\pounds", r"\\pounds(?![A-Za-z])", "£"), (r"\euro", r"\\euro(?![A-Za-z])(?:\{\})?", "€"),
     (r"\{", r"\\\{", r"\\lbrace "), (r"\}", r"\\\}", r"\\rbrace "),
     (r"\R", r"\\R\s*-\s*(?=\\lbrace)", r"\\R \\setminus "),
+    ("olution", r"^(?:\\text\s*\{\s*)?(?:[Tt]here (?:is|are) )?[Nn]o solutions?(?: exists?)?\s*\}?$", r"\\emptyset "),
+    (" of ", r"^(\d+\s*/\s*\d+|\\frac\s*\{?\d+\}?\s*\{?\d+\}?) of (?:an?|the|his|her|its|their) (?=[a-z]+$)",
+     r"\1 "),  # what it is a part of is its unit
+    ('"', r'^(?:(\d+)\s*\'\s*)?(\d[\d./ ]*)"$', lambda m: f"{m[1]} feet " * bool(m[1]) + f"{m[2]} inches"),
+    ("", rf"^(\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH}(?:,?\s+(\d{{4}}))?$",
+     lambda m: f"{m[2]} {m[1]}, {m[3]}" if m[3] else f"{m[1]} {m[2]}"),
+    ("", rf"^{_MONTH}\s+(\d{{1,2}})(?:st|nd|rd|th)?(?:,?\s+(\d{{4}}))?$",
+     lambda m: f"{m[1]} {m[2]}" + (f", {m[3]}" if m[3] else "")),
 ))  # fmt: skip
 """What a text that matches has in it (looked for first: most have not), the pattern, and its one spelling."""
 ABBREVIATED = {"sq": "square ", "cu": "cubic "}
