@@ -142,6 +142,8 @@ def read_first_answers(
         if other == group:
             rewards.setdefault(name, []).append(float(reward))
             costs.setdefault(name, []).append(float(cost))
+    # An `answer` that is the same for all answers to a problem is the right one, as data sets have it: it tells nothing.
+    reads_answer = any(len({_answer(row) for row in answers}) > 1 for answers in seen.values())
     rows: list[tuple[int, float, float, dict[str, float]]] = []
     for p, name in enumerate(table.problems):
         answers = seen.get(name, [])
@@ -154,7 +156,7 @@ def read_first_answers(
             )
         for i, row in enumerate(answers):
             more = [(i + k) % len(answers) for k in range(num_answers)]
-            shown = _shown(row, [answers[k] for k in more]) | _numbers(row, columns)
+            shown = _shown(row, [answers[k] for k in more], reads_answer) | _numbers(row, columns)
             rows.append((p, rewards[name][i], sum(costs[name][k] for k in more), shown))
     names = [name for name in dict.fromkeys([*SHOWN, *columns]) if all(name in row[3] for row in rows)]
     if not names:
@@ -184,7 +186,7 @@ def _group_of(row: Mapping[str, Any], column: str) -> str:
     return own_group(row) if column == "response_group" and is_own(row) else identifier_of(lookup(row, column))
 
 
-def _shown(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _shown(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], reads_answer: bool) -> dict[str, float]:
     """What the columns that are known by name say."""
     number = {
         name: next((found for key in keys if (found := _number(row.get(key))) is not None), None)
@@ -192,7 +194,7 @@ def _shown(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[st
     }
     text = next((key for key in _TEXTS if isinstance(row.get(key), str)), None)
     texts = [str(other.get(text) or "") for other in rows] if text is not None else []
-    answers = [_answer(other) for other in rows] if "answer" in row else []
+    answers = [_answer(other) for other in rows] if reads_answer and "answer" in row else []
     failed = number["failed"]
     return read_shown(
         tokens=number["tokens"],

@@ -116,6 +116,16 @@ def test_further_columns_are_shown_where_they_are_numbers(tmp_path):
         read(tmp_path, rows, num_answers=1, columns=["check"])
 
 
+def test_a_column_of_the_right_answers_does_not_say_whether_two_agree(tmp_path):
+    """Data sets call it `answer`: every two answers agreed."""
+    rows = rows_of(40)
+    agree = [
+        read(tmp_path, [{**row, **more(row)} for row in rows], num_answers=2)[1].table.numbers["agree"]
+        for more in (lambda _: {}, lambda _: {"answer": "777"}, lambda row: {"answer": row["response"].split()[-1]})
+    ]
+    assert agree[0] == agree[1] == agree[2] and set(agree[0]) == {0.0, 1.0}
+
+
 def test_a_problem_is_left_out_with_all_its_answers():
     rng = np.random.default_rng(0)
     x, y, problem = rng.normal(size=(18, 4)), rng.normal(size=(18, 2)), np.repeat(np.arange(9), [1, 2, 3] * 3)
