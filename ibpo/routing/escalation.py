@@ -142,7 +142,7 @@ def read_first_answers(
         if other == group:
             rewards.setdefault(name, []).append(float(reward))
             costs.setdefault(name, []).append(float(cost))
-    # An `answer` that is the same for all answers to a problem is the right one, as data sets have it: it tells nothing.
+    # An `answer` that is the same for all answers to a problem is the right one, as data sets have it: no sign.
     reads_answer = any(len({_answer(row) for row in answers}) > 1 for answers in seen.values())
     rows: list[tuple[int, float, float, dict[str, float]]] = []
     for p, name in enumerate(table.problems):
