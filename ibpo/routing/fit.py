@@ -78,14 +78,25 @@ class RoutedLog:
     """The rows of the problems kept."""
 
     def alike(self) -> NDArray[np.int64]:
-        """`[P]` numbers, equal where prompts are: what is learned from one tells the other, whatever their ids.
+        """`[P]` numbers, equal where prompts are, and where one goes on from another, as turns of a conversation do.
 
-        Ids count where there is no prompt, and where prompts are fewer than a quarter of the problems: then they name
-        kinds of problems, and what is learned of a kind is what a router is for.
+        What is learned from one tells the other, whatever their ids. Ids count where there is no prompt, and where
+        prompts are fewer than a quarter of the problems: then they name kinds of problems, and what is learned of a
+        kind is what a router is for.
         """
         by_prompt = any(self.prompts) and 4 * len(set(self.prompts)) >= len(set(self.problems))
+        begins = {name: name for name in self.problems}
+        if by_prompt:
+            begins.clear()
+            turns: list[str] = []  # each begins with the one before it
+            for text in sorted({f"{prompt}\n" for prompt in self.prompts}):
+                while turns and not text.startswith(turns[-1]):
+                    turns.pop()
+                turns.append(text)
+                begins[text[:-1]] = turns[0]
         number: dict[str, int] = {}
-        return np.array([number.setdefault(x, len(number)) for x in (self.prompts if by_prompt else self.problems)])
+        names = self.prompts if by_prompt else self.problems
+        return np.array([number.setdefault(begins[x], len(number)) for x in names])
 
     def draws(self, num: int, seed: int) -> Iterator[NDArray[np.int64]]:
         """Places of the problems of so many bootstrap draws; those that are `alike` are drawn together."""
