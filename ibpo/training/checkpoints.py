@@ -8,7 +8,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ibpo.errors import IbpoError
 from ibpo.runs import atomic_path, cannot_write
+from ibpo.training.lower_level import FITTED
+from ibpo.training.monitoring import Guards
 
 if TYPE_CHECKING:
     from ibpo.training.trainer import IBPOTrainer
@@ -30,6 +32,8 @@ from torch.utils.data import Sampler
 from trl import GRPOTrainer
 
 STATE_FILE, AVERAGE_FILE = "ibpo_state.npz", "averaged.npz"
+GROUPS = "response_groups"
+"""Their names, in the file of the lower level's state."""
 STATE_OF_ONE_PROCESS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 """What transformers saves with the weights, and silently begins again where it is missing."""
 
@@ -241,7 +245,7 @@ class KeepLowerLevel(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the state of the lower level into the checkpoint that was just saved."""
-        _save(STATE_FILE, args, state, self.trainer.lower_level.state())
+        _save(STATE_FILE, args, state, self.trainer.lower_level.state() | {GROUPS: np.array(self.trainer.groups.names)})
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -250,22 +254,48 @@ class KeepLowerLevel(TrainerCallback):
         trainer = self.trainer
         if trainer.data_order is not None:
             trainer.data_order.epoch = int((state.epoch or 0.0) + 1e-6) if state.global_step else 0
-        if trainer.rollout_log and trainer.accelerator.is_main_process:
+        # What an earlier training of this trainer left.
+        trainer.guards = Guards(trainer.args.guards)
+        trainer.lower_level.forget()
+        if state.global_step and trainer.resumed_from is not None:
+            self._restore(trainer.resumed_from)
+        if trainer.rollout_log and trainer.accelerator.is_main_process:  # last: a refused training removes nothing
             trainer.rollout_log.begin(state.global_step)
-        if state.global_step == 0 or trainer.resumed_from is None:
-            return
+
+    def _restore(self, checkpoint: Path) -> None:
+        trainer = self.trainer
         # One reads for all: ranks with different windows would allot differently, and none would notice.
         found: list[Any] = [None]
         if trainer.accelerator.is_main_process:
             try:
-                with _reading(trainer.resumed_from / STATE_FILE) as file:
+                with _reading(checkpoint / STATE_FILE) as file:
                     found = [dict(file)]
             except IbpoError as error:
                 found = [str(error)]
         arrays = broadcast_object_list(found)[0]
         if isinstance(arrays, str):
             raise IbpoError(arrays)
+        _check_window(arrays, trainer.groups.names, trainer.args.utility)
         trainer.lower_level.restore(arrays)
+
+
+def _check_window(arrays: Mapping[str, np.ndarray], names: Sequence[str], utility: str) -> None:
+    """Whether a training with these settings can go on with the window of a checkpoint.
+
+    Raises:
+        IbpoError: It was begun with other response groups, or another utility.
+    """
+    began = arrays.get(GROUPS, np.array(names)).tolist()  # older versions did not write them
+    if began != list(names):
+        text = f"the response groups {', '.join(began)}, and would go on with {', '.join(names)}"
+    elif utility in FITTED and any(a.shape[1] == 0 for name, a in arrays.items() if name.endswith("_features")):
+        text = f"another utility, which keeps no features of the prompts, and {utility} needs those of the window"
+    else:
+        return
+    raise IbpoError(
+        f"resume_from_checkpoint: the training was begun with {text}: keep what it was begun with, or begin again with "
+        "its weights: IBPOTrainer(model=FOLDER)"
+    )
 
 
 class AverageWeights(TrainerCallback):

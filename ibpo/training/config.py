@@ -277,6 +277,9 @@ def check_groups(names: list[str], args: IBPOConfig) -> None:
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise IbpoError(f"IBPOTrainer: at least two response groups of different names are needed, got {names}")
+    for name in ("", TOKENS):
+        if name in names:
+            raise IbpoError(f"IBPOTrainer: a response group cannot be called {name!r}; give it another name")
     if args.stratified and (args.num_generations or 0) % len(names):
         raise IbpoError(
             f"IBPOConfig: num_generations={args.num_generations} must be a multiple of the {len(names)} response groups"

@@ -120,9 +120,9 @@ def describe(
     first_tokens = [prefix[0] for prefix in groups.prefix_ids]
     return [
         {
-            "problem_id": str(row.get("problem_id", "")),
-            "level": str(row.get("level", "")),
-            "slices": {column: str(row.get(column, "")) for column in columns},
+            "problem_id": text_of(row.get("problem_id")),
+            "level": text_of(row.get("level")),
+            "slices": {column: text_of(row.get(column)) for column in columns},
             "response_group": groups.index_of(ids),
             "first_token_of": first_tokens.index(ids[0]) if ids[0] in first_tokens else -1,
             "tokens": len(ids),
@@ -132,6 +132,11 @@ def describe(
         }
         for i, (row, ids) in enumerate(zip(inputs, completion_ids, strict=True))
     ]
+
+
+def text_of(value: object) -> str:
+    """A column's value as text; "" where a row has none, as data sets of several sources have them."""
+    return "" if value is None else str(value)
 
 
 def _unread(scored: Sequence[ScoredResponse]) -> str:

@@ -74,7 +74,8 @@ class HeldOutView:
         self.slices += [row["slices"] for row in own[:: len(own) // num_prompts]]
         self.share += list(share)
         cut = np.array([row["finish_reason"] == "length" for row in forced])
-        self.reward += list(np.where(cut, 0.0, forced_score).reshape(num_prompts, num_groups))
+        reward = np.where(cut & ~np.isnan(forced_score), 0.0, forced_score)
+        self.reward += list(reward.reshape(num_prompts, num_groups))
         self.tokens += list(np.array([row["tokens"] for row in forced], float).reshape(num_prompts, num_groups))
         for column in (self.share, self.reward, self.tokens, self.own_reward, self.own_tokens, self.slices):
             del column[len(column) if self.num_prompts is None else self.num_prompts :]

@@ -244,6 +244,11 @@ class LowerLevel:
         self.budget_offset = 0.0
         """Moves the budget that is `steered`: what the policy spends lags what is handed out; see `moved_amount`."""
 
+    def forget(self) -> None:
+        """Begin a training: no batch was seen yet."""
+        self.history.clear()
+        self.budget_offset = 0.0
+
     def solve(self, batch: Batch, step: int) -> Selection:
         """Allocate over the window, then choose one response per prompt of this batch.
 
@@ -421,13 +426,15 @@ class LowerLevel:
 
     def _window_values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Values and tokens [W, G] of all prompts in the window, the last P rows being this batch's; `min_gain` [G]."""
-        features = np.concatenate([f for f, _, _ in self.history])
         value, tokens, count, scatter = (
             np.concatenate([getattr(means, name) for _, means, _ in self.history])
             for name in ("value", "tokens", "count", "scatter")
         )
         least = self._given_gains()
-        if self.utility == "group_mean" or features.shape[1] == 0:
+        if self.utility == "group_mean":
+            return value, tokens, least
+        features = np.concatenate([f for f, _, _ in self.history])
+        if features.shape[1] == 0:
             return value, tokens, least
         estimate, leverage = ridge_and_leverage(features, value)
         if self.min_gain is None and self.utility == "regression":

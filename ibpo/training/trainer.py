@@ -41,7 +41,7 @@ from ibpo.rollouts import count_positions_by_mask, encode_prompt, end_of_sequenc
 from ibpo.training.budgets import read_budget
 from ibpo.training.checkpoints import AverageWeights, CheckpointsInOrder, ExactResume, KeepLowerLevel
 from ibpo.training.config import IBPOConfig, check_arguments, check_groups, check_inputs
-from ibpo.training.generation import batch_of, describe, look_at_prompts, sample_stratified
+from ibpo.training.generation import batch_of, describe, look_at_prompts, sample_stratified, text_of
 from ibpo.training.held_out import HeldOutView, look_at_evaluation
 from ibpo.training.judge_reward import JudgeReward, check_finite, checked
 from ibpo.training.loss import by_length, draw_kl_rows, kl_penalty, kl_weight_at, take_rows, weighted_batch
@@ -233,7 +233,7 @@ class IBPOTrainer(ExactResume):
         known: list[str] | None = dataset.column_names
         if known is not None and column not in known:
             raise IbpoError(f"IBPOConfig: budget: the data set has no column {column!r}; {nearest(column, known)}")
-        return None if isinstance(dataset, IterableDataset) else {str(value) for value in dataset.unique(column)}
+        return None if isinstance(dataset, IterableDataset) else {text_of(value) for value in dataset.unique(column)}
 
     def _check_columns(self, inputs: list[dict], columns: set[str]) -> None:
         """Whether the first step's rows, of all ranks, have what budgets are sliced by: a stream's are known only here.
@@ -255,6 +255,11 @@ class IBPOTrainer(ExactResume):
         del trainer
         options: Any = self.args.chat_template_kwargs
         prompt_ids = [encode_prompt(self.processing_class, prompt, options) for prompt in prompts]
+        if [] in prompt_ids:
+            raise IbpoError(
+                f"IBPOTrainer: the prompt {prompts[prompt_ids.index([])]!r} has no token, and nothing can be sampled "
+                "behind it: leave such rows out of the data set"
+            )
         self.handover.prompt_ids = prompt_ids
         return {"prompt_ids": prompt_ids, "completion_ids": sample_stratified(self, prompt_ids), "logprobs": None}
 

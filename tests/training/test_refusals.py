@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -176,3 +177,13 @@ def test_response_groups_that_cannot_be_told_apart_are_refused(make_trainer):
         make_trainer(budget={"thoughtful": 0.5})
     with pytest.raises(IbpoError, match="at least two"):
         make_trainer(groups=THINKING.response_groups[:1], budget=None)
+    for name in ("tokens", ""):  # the cost of that name would be meant, and the row of no group
+        named = [THINKING.response_groups[0], replace(THINKING.response_groups[1], name=name)]
+        with pytest.raises(IbpoError, match=f"a response group cannot be called '{name}'; give it another name"):
+            make_trainer(groups=named, budget={"tokens": 0.5})
+
+
+def test_a_prompt_of_no_token_is_named(make_trainer):
+    trainer = make_trainer(columns=lambda problem: {"prompt": ""})
+    with pytest.raises(IbpoError, match=r"the prompt .. has no token, .*leave such rows out"):
+        trainer.train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -122,6 +123,31 @@ def test_the_model_card_says_what_it_was_trained_by(make_trainer, tmp_path):
     trainer.create_model_card(dataset_name="owner/problems", tags="mine")
     data: Any = ModelCard.load(tmp_path / "run" / "README.md").data
     assert data.base_model == "owner/model" and data.datasets == "owner/problems" and "mine" in data.tags
+
+
+def test_a_group_whose_reward_does_not_apply_earns_nothing_that_is_known(make_trainer):
+    """A forced response that was cut off counted as wrong, also where no reward function applied to it."""
+    options = {"num_problems": 16, "per_device_train_batch_size": 16, "per_device_eval_batch_size": 8, "eval_rows": 2}
+    found = make_trainer(
+        max_completion_length=2, reward_funcs=lambda completions, **_: [None] * len(completions), **options
+    ).evaluate()
+    assert found["eval_completions/clipped_ratio"] > 0 and "eval_ibpo/share/standard" in found
+    assert not [key for key in found if key.startswith(("eval_ibpo/reward", "eval_ibpo/oracle_gap"))]
+
+
+def test_a_row_without_a_level_has_none(make_trainer, tmp_path):
+    """Rows of several sources have None where a source has no such column: it was the level called None."""
+    trainer = make_trainer(
+        columns=lambda p: {"problem_id": None, "level": None if p.level == "2" else p.level},
+        budget={"extended@level": 0.5}, num_problems=16, per_device_train_batch_size=16,
+        rollout_log_dir=str(tmp_path / "log"),
+    )  # fmt: skip
+    trainer.train()
+    assert "extended@level=" in {term.key for term in trainer.budgets}
+    assert not [key for key in trainer.state.log_history[0] if "None" in key]
+    (shard,) = (tmp_path / "log").iterdir()
+    rows = pq.read_table(shard).to_pylist()
+    assert {row["problem_id"] for row in rows} == {""} and "None" not in {row["level"] for row in rows}
 
 
 def test_an_evaluation_after_a_prediction_is_of_its_own_prompts(make_trainer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -288,6 +289,47 @@ def test_a_resume_from_another_folder_is_exact_too(make_trainer, tmp_path):
         make_trainer("new", **options | {"averaging": 0.0}).train(resume_from_checkpoint=str(elsewhere))
 
 
+def test_a_resume_with_another_window_is_refused_and_removes_nothing(make_trainer, tmp_path):
+    """numpy stopped the first step, or the groups' gains changed places; the log of later steps was gone by then."""
+    log = tmp_path / "log"
+    options = {"num_problems": 8, "per_device_train_batch_size": 16, "max_completion_length": 4, "guards": "off"}
+    options |= {"learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 1, "rollout_log_dir": str(log)}
+    make_trainer("fitted", max_steps=2, **options).train()
+    make_trainer("plain", max_steps=1, utility="group_mean", **options | {"rollout_log_dir": None}).train()
+    standard, extended = make_trainer("fitted", **options).response_groups
+    third = replace(standard, name="third", prefix="=")
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("fitted", {"groups": [extended, standard]}, "standard, extended, and would go on with extended, standard"),
+        (
+            "fitted",
+            {"groups": [standard, extended, third], "stratified": False},
+            "go on with standard, extended, third",
+        ),
+        ("plain", {}, "another utility, which keeps no features of the prompts, and regression needs those"),
+    ]
+    for begun, other, said in cases:
+        last = str(tmp_path / begun / "checkpoint-1")
+        with pytest.raises(IbpoError, match=f"^resume_from_checkpoint: the training was begun with .*{said}"):
+            make_trainer("other", max_steps=3, **options | other).train(resume_from_checkpoint=last)
+    assert [path.stem for path in sorted(log.iterdir())] == ["step-000000", "step-000001"]
+    # Means of groups are in every window.
+    again = make_trainer("other", max_steps=2, utility="group_mean", **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "fitted" / "checkpoint-1"))
+    assert len(again.lower_level.history) == 2
+
+
+def test_a_second_training_begins_anew(make_trainer):
+    """It went on with the first one's window and offset, and its guards had said before what they had to say."""
+    trainer = make_trainer(max_steps=3, learning_rate=1e-3, budget={"extended": 0.1}, kl_share=0.0)
+    trainer.train()
+    guards = trainer.guards
+    assert trainer.lower_level.budget_offset != 0
+    trainer.add_callback(StopAfter(1))
+    trainer.train()
+    assert trainer.lower_level.budget_offset == 0 and len(trainer.lower_level.history) == 1
+    assert trainer.guards is not guards
+
+
 def test_a_clock_that_was_set_back_costs_no_checkpoint(make_trainer, tmp_path):
     """Transformers takes the checkpoint with the earliest time for the oldest, and keeps `save_total_limit` of them."""
     options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "learning_rate": 0.1}
@@ -386,7 +428,8 @@ def test_state_of_the_lower_level_survives_a_checkpoint(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=2)
     trainer.train()
     with np.load(tmp_path / "run" / "checkpoint-2" / "ibpo_state.npz", allow_pickle=False) as arrays:
-        assert len(arrays.files) == 1 + 5 * 2
+        assert len(arrays.files) == 2 + 5 * 2
+        assert arrays["response_groups"].tolist() == ["standard", "extended"]
 
 
 @pytest.mark.parametrize("num_generations", [4, 6])
