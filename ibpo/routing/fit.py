@@ -6,6 +6,8 @@ Letters: P problems, G response groups.
 from __future__ import annotations
 
 import math
+import sys
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -89,11 +91,14 @@ class RoutedLog:
         if by_prompt:
             begins.clear()
             turns: list[str] = []  # each begins with the one before it
-            for text in sorted({f"{prompt}\n" for prompt in self.prompts}):
+            texts = sorted({f"{prompt}\n" for prompt in self.prompts})
+            for place, text in enumerate(texts):
                 while turns and not text.startswith(turns[-1]):
                     turns.pop()
-                turns.append(text)
-                begins[text[:-1]] = turns[0]
+                begins[text[:-1]] = turns[0] if turns else text
+                # What more than half of them begin with, such as a system message alone, is no conversation.
+                if 2 * (bisect_left(texts, text + chr(sys.maxunicode)) - place) <= len(texts):
+                    turns.append(text)
         number: dict[str, int] = {}
         names = self.prompts if by_prompt else self.problems
         return np.array([number.setdefault(begins[x], len(number)) for x in names])
