@@ -418,6 +418,11 @@ def refused_settings(args: GRPOConfig) -> dict[str, str]:
             args.save_strategy == "best" and args.eval_strategy == "steps" and _cuts(args.eval_steps or 0, updates),
             f"{between}, and save_strategy=best saves where it evaluates",
         ),
+        "enable_jit_checkpoint": (
+            getattr(args, "enable_jit_checkpoint", False),
+            "must be False: its checkpoint, in the middle of an update and without the budget's window, cannot be gone "
+            "on from; a training that is killed goes on from its last one: lower save_steps",
+        ),
         "load_best_model_at_end": (
             args.load_best_model_at_end and getattr(args, "averaging", 0.0) > 0,
             "must be False, or averaging=0: the average of the last steps would take the best model's place",

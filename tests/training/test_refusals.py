@@ -23,6 +23,8 @@ from tests.checkpoints import make_checkpoint
         ({"loss_type": "dapo"}, "loss_type must be dr_grpo"),  # TRL's own default
         ({"num_iterations": 2}, "num_iterations must be 1"),
         ({"beta": 0.1}, "beta must be 0"),
+        # Such a checkpoint was none to go on from, and `ibpo train` took the end of its training for the end of all.
+        ({"enable_jit_checkpoint": True}, "enable_jit_checkpoint must be False: .*: lower save_steps"),
         ({"delta": 2.0}, "delta must be None"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level must be token"),
         ({"vllm_importance_sampling_correction": True}, "vllm_importance_sampling_correction must be False"),
