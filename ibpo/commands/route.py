@@ -111,6 +111,7 @@ def fit_command(
     from ibpo.runs import check_out, digest_file
 
     check_out(out)
+    check_apart(out, log, prices)
     named = read_pairs(columns or (), (*LOG_FIELDS, "prompt"), "--columns")
     prompt, (by, value) = named.pop("prompt", None), read_part(part)
     names = LogColumns(**named, by=by, prices=read_prices(prices) if prices else None)
@@ -245,6 +246,7 @@ def score_command(
     from ibpo.tasks import prompt_rows
 
     check_out(out)
+    check_apart(out, router, prompts)
     asked = read_pairs(columns or (), ("prompt",), "--columns").get("prompt")
     found = open_router(router, embed)
     rows = list(prompt_rows(prompts))
@@ -273,6 +275,17 @@ def score_command(
             }
             file.write(json.dumps({**row, **scored}, default=str) + "\n")  # dates and decimals of Parquet as texts
     typer.echo(f"{len(rows)} prompts -> {out}")
+
+
+def check_apart(out: Path, *inputs: Path | None) -> None:
+    """Check that what is written does not take the place of what is read.
+
+    Raises:
+        IbpoError: It does.
+    """
+    for path in inputs:
+        if path is not None and path.exists() and out.exists() and out.samefile(path):
+            raise IbpoError(f"--out {out}: is {path.name} itself, which would be lost; name another file")
 
 
 def _embedded(table: RoutedLog, embed: str | None) -> tuple[Any, dict[str, str] | None]:

@@ -21,6 +21,7 @@ from ibpo.commands.options import (
     read_pairs,
     read_part,
 )
+from ibpo.commands.route import check_apart
 from ibpo.errors import IbpoError
 from ibpo.pictures import number_text
 from ibpo.terminal import plain_console, print_table, say
@@ -121,6 +122,7 @@ def simulate_command(
         raise IbpoError("give either --budget, e.g. --budget extended=30%, or --plan")
     if out is not None:
         check_out(out)
+        check_apart(out, trace, plan, gains, router)
     held = read_policy(plan) if plan else ServingPolicy(budgets=parse_budget_policies(budget or []))
     assumed = _assumed(assume or [])
     came = read_trace(trace, unit=assumed.pop("time_unit"))

@@ -651,6 +651,24 @@ def test_prompts_and_numbers_are_those_of_the_part(tmp_path):
     assert max(table.numbers["hard"]) == 3 and table.prompts[0].endswith(" m")
 
 
+def test_what_is_read_is_not_written_over(tmp_path):
+    """`route fit log.jsonl --out log.jsonl` left a router where the log had been."""
+    log, link = write(tmp_path / "log.jsonl", log_rows(20)), tmp_path / "link.jsonl"
+    link.symlink_to(log)
+    router = tmp_path / "router.json"
+    save_router(fit_router(read_routed_log(log, columns=LogColumns())), router)
+    before = log.read_bytes(), router.read_bytes()
+    for arguments, name in (
+        (["route", "fit", log, "--out", link], "log.jsonl"),
+        (["route", "score", router, log, "--out", log], "log.jsonl"),
+        (["route", "score", router, log, "--out", router], "router.json"),
+        (["simulate", log, "--budget", "long=30%", "--gains", log, "--router", router, "--out", router], "router.json"),
+    ):
+        done = run(*arguments)
+        assert done.exit_code == 2 and f"is {name} itself, which would be lost" in done.output.replace("\n", " ")
+    assert before == (log.read_bytes(), router.read_bytes())
+
+
 def test_the_output_is_looked_at_before_any_fitting(tmp_path):
     arguments = ["route", "fit", str(tmp_path / "none.jsonl"), "--out", str(tmp_path)]
     assert "is a folder; name a file in it" in CliRunner().invoke(app, arguments).stderr
