@@ -170,6 +170,15 @@ def test_a_group_that_a_given_room_cannot_hold_is_not_bought_and_is_said():
     assert spend(ServingPolicy.from_dict({"budget": {"dollars": 1.0}}), gain, cost)[2].cautions() == []
 
 
+def test_a_share_of_none_is_no_reason_for_a_caution():
+    """It said to raise the budget of 0 that had been asked for."""
+    controller = Controller(ServingPolicy.from_dict({"budget": {"long": "0%"}}))
+    for i in range(50):
+        pair = [Candidate(response_group="short", gain=0.0), Candidate(response_group="long", gain=1.0)]
+        assert controller.decide(pair, request_id=str(i), now=0.0).response_group == "short"
+    assert controller.cautions() == []
+
+
 def test_what_the_caller_has_learned_is_not_corrected_once_more():
     """A gateway learns lengths from as many answers as the controller: for a while both had corrected the guess."""
     controller = Controller(ServingPolicy(budgets=(BudgetPolicy(name="tokens", mean=math.inf),)))

@@ -147,11 +147,12 @@ class Controller:
             f"{number_text(room)} {budget.name}"
             for budget, room in zip(self.policy.budgets, self.overdraft, strict=True)
         )
+        never = {budget.response_group for budget in self.policy.budgets if budget.mean == 0}  # a share of 0 says so
         return [
             f"response group {group!r} is expected to cost more than there is room for at a time ({rooms}): out of "
             f"reach of {count} of {self.num_decisions} requests; raise the budget, or set overdraft to that or more"
             for group, count in sorted(self.num_too_dear.items())
-            if 2 * count > self.num_decisions
+            if 2 * count > self.num_decisions and group not in never
         ]
 
     def decide(
