@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ibpo.allocation.highs import Effort
-from ibpo.allocation.lagrangian import close_gap, prices
+from ibpo.allocation.lagrangian import close_gap, is_surely_over, prices
 from ibpo.allocation.problem import (
     AllocationProblem,
     Arguments,
@@ -307,8 +307,7 @@ def _allocate_candidates(instance: AllocationProblem, effort: Effort) -> Allocat
 def _solve(instance: AllocationProblem, rule: Rule, effort: Effort) -> tuple[IntArray | None, FloatArray, Rule, float]:
     """The choice `[P]` (None: none found), prices `[K]`, rule and bound on the objective."""
     # 1. Does the best of each problem fit? Then all prices are 0.
-    chosen = best_candidates(instance)
-    if instance.all_fit(chosen):
+    if not is_surely_over(instance) and instance.all_fit(chosen := best_candidates(instance)):
         return chosen, np.zeros(len(instance.cost)), "unconstrained", exact_sum(instance.utility[chosen])
     # 2. Prices at which the bound is least. gap = bound - objective: if it is not closed, searches among the responses
     # whose regret is below it.
@@ -382,6 +381,8 @@ def _some_choice(instance: AllocationProblem, effort: Effort) -> IntArray:
                 utility=sign * instance.cost[k],
                 exact_utility=None if exact is None else sign * exact,
                 cost=instance.cost[:before],
+                largest=None,
+                most=None,
                 exact=instance.exact[:before],
                 bounds=replace(
                     bounds,

@@ -117,8 +117,9 @@ class _Planes:
                 if j < 2 * size:
                     y[j // 2] = self.ceiling[j // 2] if j % 2 else self.floor[j // 2]
             above = table[:, size].copy()
-            for k in range(size):
-                above += table[:, k] * y[k]
+            with np.errstate(over="ignore"):  # beside bounds of 1e300: infinitely far above is above
+                for k in range(size):
+                    above += table[:, k] * y[k]
             above -= t
             above[[j - 2 * size for j in self.basis if j >= 2 * size]] = 0.0
             enters = int(np.argmax(above))

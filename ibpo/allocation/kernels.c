@@ -22,7 +22,7 @@
 #define CHUNK 2048
 
 /* ibpo/allocation/kernels.py asks. */
-API int64_t version(void) { return 9; }
+API int64_t version(void) { return 10; }
 
 typedef struct {
     const double *utility; /* [C] */
@@ -346,6 +346,37 @@ API void best_sums(const Block *b, Sums *sums) {
     }
 }
 
+/* `best_rows` with a box, without writing down the best rows of the problems that it settles: the sums of their costs,
+   settled[k], which have to begin at 0. */
+API int64_t open_rows(const Block *b, const double *half, int64_t *near, double *regret, Sums *settled) {
+    enum { MOST = CHUNK / 8 };
+    int64_t best[MOST], found = 0;
+    double values[MOST];
+    Block part = *b;
+    for (int64_t p = 0; p < b->num_problems; p += part.num_problems) {
+        const int64_t shift = b->width ? first_row(b, p) : 0, left = b->num_problems - p;
+        part.num_problems = left < MOST ? left : MOST;
+        part.utility = b->utility + shift, part.cost = b->cost + shift;
+        part.begin = b->width ? NULL : b->begin + p;
+        part.num_rows = end_row(b, p + part.num_problems - 1) - shift;
+        const int64_t end = found + best_rows(&part, best, values, 0.0, half, near + found, regret);
+        int64_t num_settled = 0;
+        for (int64_t i = 0, j = found; i < part.num_problems; i++) {
+            if (j < end && near[j] < end_row(&part, i))
+                for (; j < end && near[j] < end_row(&part, i); j++) near[j] += shift;
+            else
+                best[num_settled++] = best[i];
+        }
+        found = end;
+        for (int64_t k = 0; k < b->num_costs; k++) {
+            const double *column = part.cost + k * b->stride;
+            for (int64_t i = 0; i < num_settled; i++) values[i] = column[best[i]];
+            add_all(&settled[k], values, num_settled);
+        }
+    }
+    return found;
+}
+
 /* Costs less the smallest of their problem, out; that one, and the largest of what is left, of each problem. */
 API void shift_costs(const Block *b, const double *cost, double *out, double *least, double *most) {
     for (int64_t p = 0; p < b->num_problems; p++) {
@@ -370,9 +401,9 @@ API void shift_costs(const Block *b, const double *cost, double *out, double *le
     }
 }
 
-/* The smallest of n costs, found[0]; the largest, found[1]; their sum, found[2], which is finite only where all are; and,
-   where they are below 2^52, how far they are from whole numbers together, found[3]. */
-API void check_costs(const double *cost, int64_t n, double *found) {
+/* The smallest of n numbers, found[0]; the largest, found[1]; their sum, found[2], which is finite only where all are; and,
+   where they are of 0 to 2^52, how far they are from whole numbers together, found[3]. */
+API void check_numbers(const double *cost, int64_t n, double *found) {
     double sum[LANES] = {0}, off[LANES] = {0}, least[LANES], most[LANES];
     const double grid = 4503599627370496.0; /* 2^52: from there on all floats are whole, so that adding it rounds */
     const int64_t rest = n % LANES;

@@ -11,7 +11,7 @@ Int = ctypes.c_int64
 Float = ctypes.c_double
 
 
-VERSION = 9
+VERSION = 10
 """Raised whenever kernels.c changes what it takes or gives."""
 
 
@@ -23,7 +23,7 @@ def opened(path: Path) -> ctypes.CDLL | None:
             return None
     except (OSError, AttributeError):
         return None
-    counts = "best_rows", "exact_parts", "exchange", "heads", "run_states", "scatter_slices", "starts"
+    counts = "best_rows", "exact_parts", "exchange", "heads", "open_rows", "run_states", "scatter_slices", "starts"
     for found in (getattr(library, name) for name in counts):
         found.restype = Int
     return library

@@ -29,6 +29,8 @@ SMALL = 20_000
 """Open problems that cutting planes get at once."""
 SAMPLE = 600
 NUM_SAMPLES = 4
+CERTAIN = 6.0
+"""Standard errors of a sample's mean that are taken for certain."""
 CLOSE = 1e-5
 """Part of D at which the minimum of a sample is good enough."""
 FAR = 64.0
@@ -71,6 +73,26 @@ class _Band:
     problems: IntArray | None
     low: FloatArray
     high: FloatArray
+
+
+def is_surely_over(instance: AllocationProblem) -> bool:
+    """Whether a sample says that the best of each problem cannot fit, which need not be looked at then.
+
+    Their mean cost is above a bound by more than chance makes of a sample. Where it is wrong only time is lost.
+    """
+    some = instance.ids.sample(SAMPLE)
+    if instance.num_problems <= 4 * SAMPLE or len(some) < SAMPLE // 2:
+        return False
+    rows, length = instance.segments.rows_of(some), instance.segments.length[some]
+    start = np.cumsum(length) - length
+    utility = instance.utility[rows]
+    is_best = utility == np.repeat(np.maximum.reduceat(utility, start), length)
+    high = instance.bounds.arrays()[1] / instance.num_problems
+    for row, bound in zip(instance.cost, high.tolist(), strict=True):
+        least = np.minimum.reduceat(np.where(is_best, row[rows], np.inf), start)
+        if least.mean() - CERTAIN * least.std() / math.sqrt(len(some)) > bound:
+            return True
+    return False
 
 
 def prices(instance: AllocationProblem) -> FloatArray:
@@ -166,13 +188,13 @@ def _least(
 
 def _samples(instance: AllocationProblem, band: _Band, size: int, scale: FloatArray, close: float) -> list[FloatArray]:
     """Prices from a few samples of open problems, those with the smallest keys."""
-    key = instance.ids.key(np.arange(instance.num_problems) if band.problems is None else band.problems)
-    size = min(size, (len(key) - 1) // NUM_SAMPLES)
-    # Keys look random, so that half as many again as are wanted are below this one: few to put in order.
-    some = np.flatnonzero(key <= np.uint64(min(6 * size * 2**64 // len(key), 2**64 - 1)))
+    ids = instance.ids if band.problems is None else instance.ids.of(band.problems)
+    num_open = band.segments.num_problems
+    size = min(size, (num_open - 1) // NUM_SAMPLES)
+    some = ids.sample(6 * size)  # half as many again as are wanted: few to put in order
     if len(some) < size * NUM_SAMPLES:
-        some = np.arange(len(key))
-    some = some[np.argsort(key[some])[: size * NUM_SAMPLES]].reshape(NUM_SAMPLES, size)
+        some = np.arange(num_open)
+    some = some[np.argsort(ids.key(some))[: size * NUM_SAMPLES]].reshape(NUM_SAMPLES, size)
     return [_sample(instance, band, np.sort(each), scale, close) for each in some]
 
 
@@ -206,11 +228,10 @@ def _narrow(instance: AllocationProblem, band: _Band, price: FloatArray, reach: 
     total: list[list[float]] = [[] for _ in centre]
     for _, rows, block in band.segments.blocks():
         here = rows if band.open is None else band.open[rows]
-        cost = instance.cost[:, here]
-        left, settled = open_rows(instance.utility[here], cost, block, centre, half)
+        left, settled = open_rows(instance.utility[here], instance.cost[:, here], block, centre, half)
         open_.append(left + rows.start if band.open is None else band.open[rows][left])
-        for parts, row in zip(total, cost, strict=True):
-            add_parts(row[settled], parts)
+        for parts, more in zip(total, settled, strict=True):
+            parts += more
     rest = np.concatenate(open_)
     problem = instance.segments.problem_of(rest)
     start = np.flatnonzero(is_first(problem))
@@ -249,7 +270,7 @@ class _Regrets:
 
 def _regrets(instance: AllocationProblem, price: FloatArray) -> _Regrets:
     """All of it in one pass."""
-    best: list[IntArray] = []
+    best = np.empty(instance.num_problems, np.int64)
     near: list[IntArray] = []
     regrets: list[FloatArray] = []
     parts: list[float] = []
@@ -259,12 +280,12 @@ def _regrets(instance: AllocationProblem, price: FloatArray) -> _Regrets:
     blur = rounding(instance, price, most)
     faint = DUST * (most + 1.0) + blur
     reach, largest, waiting = math.inf, 0.0, 0
-    for _, rows, block in instance.segments.blocks():
+    for problems, rows, block in instance.segments.blocks():
         tie = None if instance.tie is None else instance.tie[rows]
         chosen, top, inside, regret = best_rows(
             instance.utility[rows], instance.cost[:, rows], tie, block, price, reach
         )
-        best.append(chosen + rows.start)
+        np.add(chosen, rows.start, out=best[problems])
         near.append(inside + rows.start)
         regrets.append(regret)
         add_parts(top, parts)
@@ -283,7 +304,7 @@ def _regrets(instance: AllocationProblem, price: FloatArray) -> _Regrets:
     order = np.argsort(regret, kind="stable")
     return _Regrets(
         bound=math.fsum([*parts, *instance.bounds.paid(price), blur]),
-        best=np.concatenate(best),
+        best=best,
         near=rows[order],
         regret=regret[order],
         reach=reach,

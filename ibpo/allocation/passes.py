@@ -140,24 +140,20 @@ def cheapest(rows: IntArray, num_problems: int, cost: FloatArray, tie: KeyArray 
 
 def open_rows(
     utility: FloatArray, cost: FloatArray, segments: Segments, price: FloatArray, half: FloatArray
-) -> tuple[IntArray, IntArray]:
+) -> tuple[IntArray, list[list[float]]]:
     """What a box of prices, price +- half, leaves open.
 
     Returns:
-        The rows that can be best somewhere in it, of problems with several such; and the best rows of the others.
+        The rows that can be best somewhere in it, of problems with several such; and `[K]` numbers that add up exactly
+        to the costs of the best rows of the others.
     """
     found = _block(utility, cost, None, segments, price)
     if found is not None and kernels.LIBRARY is not None:
-        best, top = np.empty(segments.num_problems, np.int64), np.empty(segments.num_problems)
         near, regret = np.empty(segments.num_rows + 1, np.int64), np.empty(segments.num_rows + 1)
-        half = np.ascontiguousarray(half)
-        count = kernels.LIBRARY.best_rows(
-            ctypes.byref(found[0]), at(best), at(top), Float(0.0), at(half), at(near), at(regret)
-        )
-        near = near[:count].copy()
-        several = np.zeros(len(best), bool)
-        several[segments.problem_of(near)] = True
-        return near, best[~several]
+        half, sums = np.ascontiguousarray(half), np.zeros((len(cost), 3 * LANES))
+        count = kernels.LIBRARY.open_rows(ctypes.byref(found[0]), *map(at, (half, near, regret, sums)))
+        if not sums[:, 2 * LANES :].any():  # nothing was lost
+            return near[:count].copy(), sums[:, : 2 * LANES].tolist()
     best, top, _, _ = best_rows(utility, cost, None, segments, price)
     score, apart = utility, np.zeros(len(utility))
     for y, reach, row in zip(price.tolist(), half.tolist(), cost, strict=True):
@@ -166,7 +162,10 @@ def open_rows(
     dust = 1e-12 * (1.0 + np.abs(top))
     alive = segments.spread(top) - score <= apart * (1 + 1e-9) + segments.spread(dust)
     several = np.add.reduceat(alive, segments.start, dtype=np.int64) > 1
-    return np.flatnonzero(alive & segments.spread(several)), best[~several]
+    parts: list[list[float]] = [[] for _ in cost]
+    for row, own in zip(cost, parts, strict=True):
+        add_parts(row[best[~several]], own)
+    return np.flatnonzero(alive & segments.spread(several)), parts
 
 
 def best_of_kinds(utility: FloatArray, marks: NDArray[Any], segments: Segments, kind: IntArray) -> FloatArray | None:

@@ -92,10 +92,12 @@ def in_units(instance: AllocationProblem) -> AllocationProblem:
     cost = np.empty_like(instance.cost)
     exact: list[ObjectArray | None] = []
     parts: list[tuple[Fraction, Fraction, bool]] = []
+    most: list[float] = []
     for k in range(len(instance.cost)):
-        rest, unit, shift, whole = _row(instance, k, cost[k])
+        rest, unit, shift, whole, largest = _row(instance, k, cost[k])
         exact.append(rest)
         parts.append((unit, shift, whole))
+        most.append(largest)
     units, shifts, wholes = zip(*parts, strict=True)
     bounds = instance.bounds
 
@@ -107,6 +109,7 @@ def in_units(instance: AllocationProblem) -> AllocationProblem:
     return replace(
         instance,
         cost=cost,
+        most=tuple(most),
         exact=tuple(exact),
         bounds=Bounds(low=tuple(low), high=tuple(high), whole=wholes, unit=units, shift=shifts, asked=bounds),
     )
@@ -116,8 +119,14 @@ def _is_whole(values: FloatArray) -> bool:
     return bool((values == np.rint(values)).all())
 
 
-def _row(instance: AllocationProblem, k: int, out: FloatArray) -> tuple[ObjectArray | None, Fraction, Fraction, bool]:
-    """Writes row k in units; what floats do not hold of it, the unit, the sum of the least costs, and whether whole."""
+def _row(
+    instance: AllocationProblem, k: int, out: FloatArray
+) -> tuple[ObjectArray | None, Fraction, Fraction, bool, float]:
+    """Writes row k in units.
+
+    Returns:
+        What floats do not hold of it, the unit, the sum of the least costs, whether whole, and the largest cost.
+    """
     row, given, segments = instance.cost[k], instance.exact[k], instance.segments
     unit = Fraction(1)
     places: int | None = 0
@@ -130,9 +139,9 @@ def _row(instance: AllocationProblem, k: int, out: FloatArray) -> tuple[ObjectAr
     if given is None:
         least, most = shift_costs(row if unit == 1 else np.rint(row * float(unit.denominator)), segments, out)
         if places is None:
-            return None, unit, Fraction(exact_sum(least)), False
+            return None, unit, Fraction(exact_sum(least)), False, float(most.max())
         if float(most.sum()) < 2**53:
-            return None, unit, sum_whole(least) * unit, True
+            return None, unit, sum_whole(least) * unit, True, float(most.max())
         given = np.array([Fraction(int(x)) for x in np.rint(row * float(unit.denominator)).tolist()], object) * unit
     # Numbers of any size: over their common denominator, less the least, over the largest common factor.
     scale = math.lcm(*{x.denominator for x in given.tolist()})
@@ -151,13 +160,13 @@ def _row(instance: AllocationProblem, k: int, out: FloatArray) -> tuple[ObjectAr
         )
     if largest // factor < 2**53:
         out[:] = [x // factor for x in whole]
-        return None, unit, Fraction(shift, scale), True
+        return None, unit, Fraction(shift, scale), True, float(out.max())
     # Floats that come close, of a size that no product overflows.
     factor *= 2 ** max(0, (largest // factor).bit_length() - 300)
     rest = np.empty(len(whole), object)
     rest[:] = [Fraction(x, factor) for x in whole]
     out[:] = [float(x) for x in rest]
-    return rest, Fraction(factor, scale), Fraction(shift, scale), True
+    return rest, Fraction(factor, scale), Fraction(shift, scale), True, float(out.max())
 
 
 def _decimals(row: FloatArray) -> ObjectArray | None:

@@ -1,5 +1,6 @@
 """`allocate` against enumeration and against a plain integer program, and the laws that it must keep."""
 
+import importlib
 import itertools
 import math
 import pickle
@@ -315,3 +316,22 @@ def test_gains_that_nearly_all_cost_the_same(offset, shares):
     )
     assert found.price[0] == pytest.approx(7.0022e-5, rel=1e-4)
     assert found.gap <= 1e-13 * found.objective
+
+
+@pytest.mark.parametrize("budget", [100.0, 30.0, 25.0])
+def test_a_sample_that_is_wrong_about_slack_costs_time_only(budget, monkeypatch):
+    """Whether the best of each problem fits is asked a sample first, where the problems are many."""
+    rng = np.random.default_rng(0)
+    problem, cost = np.repeat(np.arange(3000), 4), rng.integers(0, 100, 12_000)
+    utility = rng.random(12_000) + 0.002 * cost
+    module = importlib.import_module("ibpo.allocation.allocate")
+    found = [allocate(utility, problem, cost, budget)]
+    assert module.is_surely_over(module.in_units(module.gather(module.validate(utility, problem, cost, budget)))) == (
+        budget < 50
+    )
+    for said in (False, True):
+        monkeypatch.setattr(module, "is_surely_over", lambda instance, said=said: said)
+        found.append(allocate(utility, problem, cost, budget))
+    for other in found[1:]:
+        assert other.objective == found[0].objective and other.gap == 0 and other.price == found[0].price
+    assert (found[0].price[0] == 0) == (budget == 100)

@@ -221,6 +221,11 @@ def test_odd_kinds_equal_enumeration():
     assert failures(range(FAST // 2), odd_instance) == {}
 
 
+def test_planes_infinitely_far_above_others_make_no_warning():
+    """Beside bounds of 1e15 that no choice comes near, prices are looked for that far out."""
+    assert failures([15_218], odd_instance) == {}
+
+
 def test_no_size_is_too_large_to_be_exact():
     huge = 10**30
     cost = [[huge + 1, huge + 2, huge + 4, huge + 8]]
