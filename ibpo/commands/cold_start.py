@@ -87,7 +87,7 @@ def _cold_start(recipe: Path, overrides: list[str], run: RunDir, command: str) -
             f"{recipe}: data.holdout: {len(held_out)} problems less {data.holdout} held out leave none to train on; "
             "give more problems or lower it"
         )
-    path = resolve_model(config.model.path)
+    path = resolve_model(config.model.path, "model.path")
     console = plain_console(stderr=True)
     with working_in(run.path), quiet_libraries():
         from ibpo.training import ColdStart, ColdStartJob

@@ -102,7 +102,7 @@ def _job(config: RunConfig, config_text: str, run: RunDir) -> Job:
     if judge_name == "code":
         check_reads_programs(config.response_group)
     judge = build_judge(judge_name, config.judge, config.constraints, groups)
-    path = resolve_model(config.model.path)
+    path = resolve_model(config.model.path, "model.path")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         from ibpo.training import Job

@@ -59,8 +59,12 @@ def pretrained_path(experiment: str) -> Path | None:
         return None
 
 
-def resolve_model(path: str) -> str:
-    """What a recipe's `model.path` means: `embedded:EXPERIMENT` or `embedded:EXPERIMENT/STAGE`, a folder, a hub id.
+def resolve_model(path: str, key: str = "") -> str:
+    """What a model's name means: `embedded:EXPERIMENT` or `embedded:EXPERIMENT/STAGE`, a folder, a hub id.
+
+    Args:
+        path: as a recipe's `model.path` or a command's argument has it.
+        key: of the recipe, for errors.
 
     Raises:
         IbpoError: for an embedded model that there is not.
@@ -70,7 +74,7 @@ def resolve_model(path: str) -> str:
         try:
             return str(model_path(experiment, stage or "cold_start"))
         except IbpoError as error:
-            raise IbpoError(f"model.path: {error}") from None
+            raise IbpoError(f"{key or path}: {error}") from None
     folder = Path(path).expanduser()
     return str(folder) if folder.is_dir() else path
 

@@ -477,3 +477,9 @@ def test_a_recipe_runs_in_two_processes(model, tmp_path):
 def test_groups_are_checked_with_the_embedded_model_that_a_recipe_names():
     result = CliRunner().invoke(app, ["groups", "check", "embedded:thinking", "--response-group", str(RECIPE)])
     assert "distinguished by their first tokens ('<answer>', '<think>')" in result.stderr + result.stdout
+
+
+@pytest.mark.parametrize("command", [["groups", "check", "embedded:no"], ["eval", "embedded:no", "thinking", "--out"]])
+def test_a_model_that_is_an_argument_is_not_called_by_a_recipes_key(command, tmp_path):
+    result = CliRunner().invoke(app, [*command, *([str(tmp_path / "run")] if command[0] == "eval" else [])])
+    assert result.exit_code == 2 and result.stderr.startswith("error: embedded:no: no embedded model no/cold_start")
