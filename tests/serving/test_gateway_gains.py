@@ -15,6 +15,7 @@ from ibpo.serving.gateway.gains import (
     FittedRouter,
     OpeningTokens,
     PredictedGains,
+    find_gains,
     read_opening_probabilities,
     split_openings,
     write_probe,
@@ -38,9 +39,43 @@ def test_probe_asks_for_one_token_of_the_same_prompt():
     answer = json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}).encode()
     chances = read_opening_probabilities(answer, request, model)
     assert chances["b"] == pytest.approx(1 / (1 + 2.718281828**-1)) and sum(chances.values()) == pytest.approx(1)
-    for bad in (b"", b"[]", b'{"choices": []}', b'{"choices": [{"logprobs": null}]}'):
+    odd = [[*top[:1], {"token": "final", "logprob": logprob}] for logprob in (math.nan, math.inf, 2.0)]
+    odd = [json.dumps({"choices": [{"logprobs": {"content": [{"top_logprobs": rows}]}}]}) for rows in odd]
+    for bad in (*map(str.encode, odd), b"", b"[]", b'{"choices": []}', b'{"choices": [{"logprobs": null}]}'):
         with pytest.raises(IbpoError, match="no log-probabilities"):
             read_opening_probabilities(bad, request, model)
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_a_probe_that_was_sent_and_not_answered_in_time_is_charged(is_sent):
+    """Its token may have been generated; where the tokenizer took all the time, nothing was."""
+    groups = [{"name": "a", "prefix": "Answer"}, {"name": "s", "prefix": "Solution"}]
+    model = ModelSettings.model_validate(
+        {"name": "*", "choose": ["probe"], "probe": {"seconds": 0.05}, "response_group": groups}
+    )
+
+    async def late(body):
+        await asyncio.sleep(60)
+        return b""
+
+    async def tokenize(body):
+        raise IbpoError("status 404")
+
+    async def run():
+        opening_tokens = OpeningTokens(tokenize if is_sent else late)
+        return await find_gains(
+            read_request(json.dumps(CHAT).encode()),
+            {},
+            model,
+            router=None,
+            send_probe=late,
+            opening_tokens=opening_tokens,
+            on_failure=failed.append,
+        )
+
+    failed = []
+    found = asyncio.run(run())
+    assert (found.source, found.probe_tokens, failed) == ("default", int(is_sent), ["probe"])
 
 
 def probe_answer(**chances):

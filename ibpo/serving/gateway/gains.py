@@ -38,10 +38,12 @@ PROBE_FIELDS = ("model", "messages", "prompt", "chat_template_kwargs", "tools", 
 
 LEAST_MASS = 0.05
 """Least probability of several openings together for their ratio to mean anything."""
+MOST_LOGPROB = 1e-3
+"""What rounding may leave of a probability of 1."""
 MAX_KNOWN_MODELS, MAX_MODEL_NAME = 256, 256
 
 SendProbe = Callable[[bytes], Awaitable[bytes]]
-"""Sends a probe upstream; returns the answer's body."""
+"""Sends a probe upstream; returns the answer's body. `TimeoutError`: it may have been answered all the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +89,7 @@ class OpeningTokens:
             try:
                 for group, text in openings.items():
                     known[group] = frozenset([await self._first(model, space + text.lstrip()) for space in ("", " ")])
-            except NoAnswerYet:
+            except (NoAnswerYet, TimeoutError):
                 return {}  # to be asked again
             except IbpoError:
                 known = {}  # such a server has no tokenizer to ask
@@ -161,13 +163,19 @@ async def find_gains(
             body = write_probe(request, model)
             if body is None:
                 continue
+            is_sent = False
             try:
                 async with asyncio.timeout(model.probe.seconds):
                     first = await opening_tokens.of(request.model, split_openings(model)[1])
+                    is_sent = True
                     answer = await send_probe(body)
                 probe_tokens = 1  # generated, whatever it says
                 chances = read_opening_probabilities(answer, request, model, first)
-            except (TimeoutError, IbpoError):
+            except TimeoutError:
+                probe_tokens = int(is_sent)  # the upstream may have generated it all the same
+                on_failure("probe")
+                continue
+            except IbpoError:
                 on_failure("probe")
                 continue
             standard = model.response_group[0].name
@@ -370,7 +378,7 @@ def read_opening_probabilities(
             top = [(str(token), float(value)) for token, value in logprobs["top_logprobs"][0].items()]
     except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         top = []
-    if not top:
+    if not top or not all(logprob <= MOST_LOGPROB for _, logprob in top):  # nor is a missing number one
         raise IbpoError("the probe's answer holds no log-probabilities")
     # Openings and tokens are compared without the space before them: whether there is one depends on the template.
     openings = {name: text.lstrip() for name, text in split_openings(model)[1].items()}

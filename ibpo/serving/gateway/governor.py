@@ -216,6 +216,8 @@ class Governor(Decider):
         try:
             answer = await self.upstream.call("POST", path, headers, body, most=MAX_PROBE_BYTES, retries=0)
         except UpstreamFault as fault:
+            if fault.kind == "timeout":  # it may have been generated
+                raise TimeoutError from None
             raise NoAnswerYet(f"the probe failed: {fault.kind}") from None
         if not answer.complete or answer.status != 200:
             answer.close()
