@@ -513,7 +513,7 @@ class AllocationProblem:
         num_responses: R.
         exact_utility: `[C]` utilities as fractions where floats only come close; else None.
         largest: The largest size of a utility; None where it has not been looked for.
-        most: `[K]` the largest costs; None likewise.
+        most: `[K]` the largest costs; None in the same way.
     """
 
     utility: FloatArray
