@@ -178,6 +178,8 @@ class Run:
                         self._answered(number, outcome)
                 if self.fatal is not None:
                     raise self.fatal
+                if not sent and said and not len(self.store):  # all that could be spent got failures
+                    raise IbpoError(f"{said}; no response was got, and the limits leave no room to ask again")
                 if not sent:
                     return False
                 waiting.extendleft(reversed(again))

@@ -92,10 +92,8 @@ def _draw_groups(axes: Any, part: LogPart) -> list[Label]:
     error_G = part.reward.std(0, ddof=min(1, num_problems - 1)) / np.sqrt(num_problems)
     bars = _intervals(reward_G, error_G, num_problems)
     axes.errorbar(cost_G, reward_G, yerr=bars, fmt="s", color=GREY, markersize=5, capsize=2, linewidth=1)
-    return [
-        Label(text=shorten(printable(name), MAX_NAME), x=float(cost_G[g]), y=float(reward_G[g]), colour=INK)
-        for g, name in enumerate(part.groups)
-    ]
+    names = shorten_apart([printable(name) for name in part.groups], MAX_NAME)
+    return [Label(text=name, x=float(cost_G[g]), y=float(reward_G[g]), colour=INK) for g, name in enumerate(names)]
 
 
 def _draw_held_out(axes: Any, part: LogPart, answers: Sequence[Answer]) -> list[Label]:
@@ -132,6 +130,22 @@ def shorten(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     return f"{text[: width // 2]}…{text[len(text) - (width - width // 2 - 1) :]}"
+
+
+def shorten_apart(names: Sequence[str], width: int) -> list[str]:
+    """Names with at most so many characters; those that would look the same begin where they differ.
+
+    Example:
+        >>> shorten_apart(["think-16000-long", "think-32000-long", "low"], 9)
+        ['…160…long', '…320…long', 'low']
+    """
+    found: list[str] = []
+    for name in names:
+        alike = {other for other in names if shorten(other, width) == shorten(name, width)}
+        at = (i for i, letters in enumerate(zip(*alike, strict=False)) if len(set(letters)) > 1)
+        start = next(at, min(map(len, alike))) if len(alike) > 1 else 0
+        found.append(shorten("…" * bool(start) + name[start:], width))
+    return found
 
 
 def _intervals(value: FloatArray, stderr: FloatArray, num_problems: int) -> FloatArray:

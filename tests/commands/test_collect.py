@@ -223,6 +223,19 @@ def test_a_wrong_key_is_one_line_and_costs_nothing(tmp_path):
     assert sum("reserved" in row for row in calls) == sum("money" in row for row in calls)
 
 
+def test_where_all_calls_failed_the_server_is_named_and_not_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("ibpo.commands.collect_run.pause", lambda seconds: None)
+    log = write_log(tmp_path / "log.jsonl", 12)
+
+    def lose(body, number):
+        raise Fault(0)
+
+    with serving(lose) as server:
+        result = run(log, server.url, tmp_path / "run", "--limit", "calls=6")
+    assert result.exit_code == 2
+    assert "cannot be reached" in result.stderr and "no response was got, and the limits" in result.stderr
+
+
 def test_a_server_that_gives_more_than_is_asked_for_is_left(tmp_path):
     log, out = write_log(tmp_path / "log.jsonl", 12), tmp_path / "run"
     with serving(answer_by("same"), usage={"completion_tokens": 200, "total_tokens": 300}) as server:
