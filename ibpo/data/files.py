@@ -75,7 +75,7 @@ class Source:
     """The column that the caller names for the reward: none of a harness's metrics need be one."""
     notes: list[str] = field(default_factory=list[str])
     custom_ids: list[str] = field(default_factory=list[str])
-    """OpenAI batch: the identifiers of all requests that were answered. Inspect: the uuids of its samples."""
+    """OpenAI batch: the identifiers of all requests that were answered. Inspect, promptfoo: those of their samples."""
     are_problems: bool = False
     """OpenAI batch: whether the last number of an identifier names a problem, and does not count responses."""
     num_folders: int = 1

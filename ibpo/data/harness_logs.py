@@ -578,11 +578,16 @@ def convert_promptfoo(rows: Iterator[Row], source: Source, _: Path) -> Iterator[
     """Group = the provider's label, and the prompt's where a provider got several; problem = the test's id or its vars.
 
     `testIdx` is no problem: each repetition of a test (`--repeat`) has its own. An assertion that failed is a wrong
-    answer, though it is under `error`.
+    answer, though it is under `error`. One run may be written in several forms: a result counts once by its `id`.
     """
     made: list[tuple[str, str, Any, Json]] = []
     prompts: dict[str, dict[Any, str]] = {}
+    before = set(source.custom_ids)  # of the files before this one
     for place, row in rows:
+        if (result := str(row.get("id") or "")) in before:
+            source.left_out["results that an earlier file holds too, by their id"] += 1
+            continue
+        source.custom_ids += [result] * bool(result)
         response = read_object(row.get("response"))
         failed = row.get("failureReason") == 2 or (response.get("error") and not response.get("output"))
         if failed:

@@ -920,6 +920,15 @@ def test_several_answers_in_the_logs_of_gateways_and_tracers(tool, tmp_path):
     assert all(row.get("cost_usd", row.get("spend", 0.1)) == pytest.approx(0.1) for row in found)
 
 
+def test_a_run_of_promptfoo_in_two_forms_counts_once(tmp_path):
+    """`promptfoo eval -o out.json -o out.jsonl` writes both; their answers were twice as many as were asked for."""
+    for name in ("out.json", "out.jsonl"):
+        shutil.copy(LOGS / "promptfoo" / name, tmp_path)
+    log, one = read_log(tmp_path), read_log(tmp_path / "out.json")
+    assert (log.problem, log.cost.tolist()) == (one.problem, one.cost.tolist())
+    assert "12 left out: results that an earlier file holds too, by their id" in log.notes
+
+
 def promptfoo_row(test, prompt, provider, variables, tokens, label="{{question}}"):
     return {"testIdx": test, "promptIdx": prompt, "provider": {"id": provider, "label": ""}, "score": 1,
             "prompt": {"raw": "Q", "label": label}, "vars": {**variables, "_conversation": [test]},
