@@ -19,6 +19,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
 from ibpo.errors import IbpoError
 from ibpo.runs import atomic_path, cannot_write
@@ -162,7 +163,7 @@ def _number_of(error: Exception) -> int | None:
 
 
 class CheckpointsInOrder(TrainerCallback):
-    """Keeps the times of checkpoints in the order of their steps, whatever the clock does.
+    """Keeps the times of checkpoints in the order of their steps, whatever the clock does, and removes old ones.
 
     Transformers takes the one with the earliest time for the oldest and removes it: were the clock set back, that would
     be the new one.
@@ -180,6 +181,16 @@ class CheckpointsInOrder(TrainerCallback):
                 os.utime(path, (most, most))
 
     on_epoch_end = on_step_end
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Once the files of all callbacks are there: see `ExactResume._save_checkpoint`."""
+        if args.should_save:
+            rotate_checkpoints(
+                str(args.output_dir),
+                save_total_limit=args.save_total_limit,
+                best_model_checkpoint=state.best_model_checkpoint,
+                use_mtime=True,
+            )
 
 
 def _what_is_wrong(path: Path) -> str | None:
@@ -396,6 +407,17 @@ class ExactResume(GRPOTrainer):
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         self.data_order = DataOrder(super()._get_train_sampler(dataset))
         return self.data_order
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Transformers would remove the checkpoints before this one, which is whole only with our callbacks' files.
+
+        Killed in between, or where the disk is full, a training with `save_total_limit=1` had nothing to go on from.
+        """
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -12,7 +12,7 @@ TRL brings sampling order, optimiser, accelerate, checkpoints and logging. It ca
 `rollout_func` (`_roll_out`), `_calculate_rewards` (sees all rewards of all ranks), `_generate_and_score_completions`
 (returns the advantages, which may be per token); and `_compute_loss` in every part of an update. What one of them
 leaves for the next is in one record, `Handover`. `_get_per_token_logps_and_entropies` saves a forward pass, and
-`ibpo.training.checkpoints.ExactResume` overrides three methods more; `create_model_card` writes ours. All eight are
+`ibpo.training.checkpoints.ExactResume` overrides four methods more; `create_model_card` writes ours. All nine are
 compared with TRL's at start (`ibpo.training.trl_methods`), and what they rely on is pinned by
 `tests/training/test_trl_contract.py`.
 """

@@ -28,6 +28,7 @@ VERIFIED: dict[str, tuple[str, ...]] = {
     "_get_train_sampler": ("77de8ae531b5b0c4",),
     "_load_optimizer_and_scheduler": ("108fd4e5bf0dd4c8",),
     "_run_epoch": ("a0fca088bae61fb6",),
+    "_save_checkpoint": ("6f5313d411006bd8",),
     "create_model_card": ("ac9227c98c713149",),
 }
 """Overridden method -> fingerprints of its source in the releases that the tests have passed with: trl 1.16 with

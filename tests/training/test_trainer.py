@@ -19,6 +19,7 @@ from trl.trainer.utils import RepeatSampler
 
 from ibpo.errors import IbpoError
 from ibpo.rollouts import encode_prompt
+from ibpo.training import checkpoints
 from ibpo.training.checkpoints import AverageWeights, DataOrder
 from ibpo.training.loss import kl_weight_at
 from ibpo.training.reference_model import frozen_copy
@@ -328,6 +329,32 @@ def test_a_second_training_begins_anew(make_trainer):
     trainer.train()
     assert trainer.lower_level.budget_offset == 0 and len(trainer.lower_level.history) == 1
     assert trainer.guards is not guards
+
+
+def test_the_checkpoint_before_goes_once_the_new_one_is_whole(make_trainer, tmp_path, monkeypatch):
+    """With `save_total_limit=1`, the demo's, nothing was left where the disk was full or a kill came in between."""
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "learning_rate": 0.1, "max_steps": 3}
+    first, save = make_trainer(**options), checkpoints._save
+
+    def full(name, args, state, arrays):
+        if state.global_step == 2:
+            raise OSError(28, "No space left on device")
+        save(name, args, state, arrays)
+
+    monkeypatch.setattr(checkpoints, "_save", full)
+    with pytest.raises(OSError, match="No space left"):
+        first.train()
+    monkeypatch.undo()
+    files = [{path.name for path in (tmp_path / "run" / f"checkpoint-{step}").iterdir()} for step in (1, 2)]
+    assert "ibpo_state.npz" in files[0] and "ibpo_state.npz" not in files[1]
+    second = make_trainer(**options)
+    second.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-3"]
+    whole = make_trainer("whole", **options)
+    whole.train()
+    assert whole.args.save_total_limit == 1
+    for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_clock_that_was_set_back_costs_no_checkpoint(make_trainer, tmp_path):
