@@ -119,7 +119,8 @@ def grouped(rows: Iterator[RawRow], source: Source, known: Known) -> Iterator[Ra
             made["response_group"] = str(row.get(key) or f"no {key} given")
         if made.get("request_id") and "custom_id" not in row:  # which a batch gives, and the next may give again
             told = [made.get(x) for x in ("request_id", "problem_id", "response_group", "tokens", "completion")]
-            if (copy := hash(repr(told))) in seen:
+            # As text: the same export as CSV has texts where JSON has numbers, or nothing.
+            if (copy := hash(tuple(str(x or "").removesuffix(".0") for x in told))) in seen:
                 source.left_out["requests that an earlier row holds too, by identifier, tokens and text"] += 1
                 continue
             seen.add(copy)

@@ -1,5 +1,6 @@
 """Logs as the tools that people use write them: each fixture is read without an option, or with one."""
 
+import csv
 import gzip
 import json
 import shutil
@@ -1186,6 +1187,13 @@ def test_a_request_that_two_exports_hold_counts_once(tmp_path):
     log = read_log(tmp_path)
     assert sorted(log.cost) == [10, 11, 12, 13, 14, 15, 99]
     assert "2 left out: requests that an earlier row holds too, by identifier, tokens and text" in log.notes
+    # The same as CSV, whose cells are texts.
+    cells = [{k: json.dumps(v) if k == "metadata" else v for k, v in row.items()} for row in rows]
+    with (tmp_path / "week.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, cells[0])
+        writer.writeheader()
+        writer.writerows(cells)
+    assert sorted(read_log(tmp_path).cost) == [10, 11, 12, 13, 14, 15, 99]
 
 
 @pytest.mark.parametrize("form", ["interface", "bucket"])
