@@ -45,6 +45,8 @@ _TOKENS = ("completion_tokens", "output_tokens", "tokens", "num_tokens")
 _TEXTS = ("response", "response_text", "completion", "output", "text")
 _LOGPROBS = ("logprob", "mean_logprob", "avg_logprob")
 _LARGEST = sys.float_info.max
+_LONGEST_ANSWER = 1000
+"""Characters of an answer that is read as mathematics."""
 _PARTS = (0.25, 0.5, 0.75)
 _REFUSAL = re.compile(
     r"\s*(i(['\u2019]m| am) (sorry|unable|not able)|sorry,|i (can(['\u2019]|no)t|cannot|won['\u2019]t|will not)|"
@@ -105,9 +107,15 @@ def read_shown(
         found["failed"] = float(failed)
     answers = answers or [boxed(text) or last_number(text) or text.strip() for text in texts]
     if len(answers) == 2:
-        one, other = answers
-        found["agree"] = float(bool(one) and bool(other) and len(set(representatives([str(one), str(other)]))) == 1)
+        found["agree"] = float(all(answers) and _agree(*map(str, answers)))
     return found
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether two answers are equal: as mathematics, where they are no longer than that is ever written."""
+    if max(len(one), len(other)) > _LONGEST_ANSWER:  # 14 kB of nested boxes take the judge 38 seconds
+        return one.split() == other.split()
+    return len(set(representatives([one, other]))) == 1
 
 
 def read_first_answers(

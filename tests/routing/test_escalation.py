@@ -69,6 +69,17 @@ def test_what_an_answer_shows():
         read_shown(texts="I'm sorry, but no.")  # not 18 texts of a letter each
 
 
+def test_long_answers_agree_word_for_word(monkeypatch):
+    """Two answers of 14 kB, nested boxes, took the judge of mathematics 38 seconds; a gateway answered nobody then."""
+    asked = []
+    monkeypatch.setattr("ibpo.routing.escalation.representatives", lambda answers: asked.append(answers) or answers)
+    nested = "\\boxed{" * 2000 + "}" * 2000
+    assert read_shown(texts=[nested, nested + "\n"])["agree"] == 1.0
+    assert read_shown(texts=[nested, "x" + nested])["agree"] == 0.0
+    assert asked == []
+    assert read_shown(texts=["7", "7.0"])["agree"] == 0.0 and asked == [["7", "7.0"]]  # it is asked about short ones
+
+
 def test_a_csv_shows_what_json_lines_show(tmp_path):
     """Its cells are texts: lengths, log-probabilities and checks were not seen."""
     rows = [{**row, "logprob": -0.5, "check_failed": i % 3 == 0} for i, row in enumerate(rows_of(20))]
