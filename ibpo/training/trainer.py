@@ -233,7 +233,15 @@ class IBPOTrainer(ExactResume):
         known: list[str] | None = dataset.column_names
         if known is not None and column not in known:
             raise IbpoError(f"IBPOConfig: budget: the data set has no column {column!r}; {nearest(column, known)}")
-        return None if isinstance(dataset, IterableDataset) else {text_of(value) for value in dataset.unique(column)}
+        if isinstance(dataset, IterableDataset):
+            return None
+        try:
+            return {text_of(value) for value in dataset.unique(column)}
+        except NotImplementedError:  # pyarrow's
+            raise IbpoError(
+                f"IBPOConfig: budget: the column {column!r} holds lists or tables, and a slice needs one value a row; "
+                "name another column, or add one with that value"
+            ) from None
 
     def _check_columns(self, inputs: list[dict], columns: set[str]) -> None:
         """Whether the first step's rows, of all ranks, have what budgets are sliced by: a stream's are known only here.

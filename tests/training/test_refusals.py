@@ -117,6 +117,11 @@ def test_a_budget_by_a_column_that_the_rows_do_not_have_is_refused_in_the_first_
         trainer.train()
 
 
+def test_a_budget_by_a_column_of_lists_is_refused(make_trainer):
+    with pytest.raises(IbpoError, match="the column 'tags' holds lists or tables, and a slice needs one value a row"):
+        make_trainer(columns=lambda problem: {"tags": [problem.level]}, budget={"extended@tags": 0.5})
+
+
 def test_checkpoints_may_come_at_parts_of_the_training(tmp_path):
     """As transformers has it: a tenth of the steps."""
     assert IBPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, save_steps=0.1).save_steps == 0.1
