@@ -792,7 +792,7 @@ def _differs(rows: Sequence[Mapping[str, Any]], problem: str, name: str) -> bool
 
 
 def _groups_in(present: list[str]) -> list[str]:
-    """Response groups that have their own columns: `low_correct`, `low_tokens`, `high_correct`, `high_tokens`.
+    """Response groups that have their own columns, or objects: `low_correct`, `low_tokens`, `high.correct`, ...
 
     Example:
         >>> _groups_in(["id", "low_correct", "low_tokens", "high_correct", "high_tokens"])
@@ -802,8 +802,8 @@ def _groups_in(present: list[str]) -> list[str]:
     for name in present:
         for field in ("reward", "cost"):
             for last in GUESSES[field]:
-                if name.endswith(f"_{last}"):
-                    found.setdefault(name.removesuffix(f"_{last}"), set()).add(field)
+                if name.endswith((f"_{last}", f".{last}")):
+                    found.setdefault(name[: -len(last) - 1], set()).add(field)
     return [group for group, fields in found.items() if len(fields) == 2]
 
 

@@ -721,6 +721,14 @@ def test_a_row_for_several_groups_and_a_trace_of_requests_are_told_from_a_log(tm
     path.write_text("id,low_correct,low_tokens,high_correct,high_tokens\na,0,1,1,9\nb,1,2,1,8\n")
     with pytest.raises(MissingColumns, match="a row holds the answers of low, high: write a row for each"):
         read_log(path)
+    rows = [{"id": n, "kind": "ab"[n % 2], "arms": {arm: {"reward": 1, "cost": 2} for arm in ("x/1.5", "y")}}
+            for n in range(8)]  # fmt: skip
+    path = write_rows(tmp_path / "nested.jsonl", rows)
+    with pytest.raises(
+        MissingColumns, match=r"a row holds the answers of arms\.x/1\.5, arms\.y: write a row"
+    ) as caught:
+        read_log(path)
+    assert caught.value.options == ()  # `response_group=kind` would be wrong
     for name in ("azure_2023_conv.csv", "azure_2024_code_1week.csv", "burstgpt_1.csv", "mooncake.jsonl",
                  "bailian.jsonl"):  # fmt: skip
         with pytest.raises(LogError, match=r"a trace of requests .* ibpo simulate reads it"):
