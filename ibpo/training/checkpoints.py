@@ -265,7 +265,9 @@ class KeepLowerLevel(TrainerCallback):
         trainer = self.trainer
         if trainer.data_order is not None:
             trainer.data_order.epoch = int((state.epoch or 0.0) + 1e-6) if state.global_step else 0
-        # What an earlier training of this trainer left.
+        # What an earlier training of this trainer left; interrupted in an update, TRL would go on in the middle of one.
+        trainer._step, trainer._buffered_inputs = 0, None
+        trainer._metrics["train"].clear()
         trainer.guards = Guards(trainer.args.guards)
         trainer.lower_level.forget()
         if state.global_step and trainer.resumed_from is not None:

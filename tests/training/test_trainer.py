@@ -319,6 +319,38 @@ def test_a_resume_with_another_window_is_refused_and_removes_nothing(make_traine
     assert len(again.lower_level.history) == 2
 
 
+class InterruptAt(TrainerCallback):
+    """Ctrl-C in the middle of an update, once."""
+
+    def __init__(self, step, part):
+        self.step, self.left = step, part
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        """Interrupt."""
+        self.left -= state.global_step == self.step
+        if state.global_step == self.step and self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_training_that_is_interrupted_in_an_update_is_resumed_by_the_same_trainer(make_trainer):
+    """In a notebook. It went on with the rest of the old rollouts, and solved the budget in the middle of updates."""
+    options = {"num_problems": 8, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "max_steps": 4}
+    options |= {"save_strategy": "steps", "save_steps": 1, "learning_rate": 0.1, "averaging": 0.75, "logging_steps": 1}
+    whole = make_trainer("whole", **options)
+    whole.train()
+    broken = make_trainer("broken", **options)
+    broken.add_callback(InterruptAt(2, 2))
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    broken.train(resume_from_checkpoint=True)
+    for a, b in zip(whole.model.parameters(), broken.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for one, other in zip(whole.state.log_history, broken.state.log_history, strict=True):
+        assert {key: one[key] for key in one if key.startswith(("ibpo/", "reward", "loss", "entropy", "grad"))} == {
+            key: other[key] for key in other if key.startswith(("ibpo/", "reward", "loss", "entropy", "grad"))
+        }
+
+
 def test_a_second_training_begins_anew(make_trainer):
     """It went on with the first one's window and offset, and its guards had said before what they had to say."""
     trainer = make_trainer(max_steps=3, learning_rate=1e-3, budget={"extended": 0.1}, kl_share=0.0)
