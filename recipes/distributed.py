@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from ibpo.config import read_recipe
-from ibpo.demo import model_path
+from ibpo.demo import resolve_model
 from ibpo.responses import build_response_groups, offer
 from ibpo.runs import RunDir
 from ibpo.tasks import build_judge, read_problems
@@ -33,9 +33,7 @@ def main() -> None:
     run = RunDir(given.out or Path("runs") / given.recipe.stem)
 
     training, _, judge_name = read_problems(config.data)
-    path = config.model.path
-    if path.startswith("embedded:"):
-        path = str(model_path(path.removeprefix("embedded:"), "cold_start"))
+    path = resolve_model(config.model.path, "model.path")
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

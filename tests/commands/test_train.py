@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ibpo.cli import app
+from ibpo.errors import IbpoError
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE, ROWS = ROOT / "recipes" / "gsm8k_smoke.toml", ROOT / "tests" / "fixtures" / "gsm8k_16.jsonl"
@@ -472,6 +474,15 @@ def test_a_recipe_runs_in_two_processes(model, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (out / "model" / "model.safetensors").exists() and len(list((out / "rollout_log").iterdir())) == 1
     assert (out / "checkpoints" / "checkpoint-1" / "ibpo_state.npz").exists()
+
+
+def test_the_recipe_for_several_processes_takes_the_models_that_ibpo_train_takes(tmp_path, monkeypatch):
+    """`embedded:EXPERIMENT/STAGE` was taken for an experiment of that name."""
+    overrides = ("model.path=embedded:thinking/none", f"data.path={ROWS}")
+    arguments = [str(RECIPE), *(x for text in overrides for x in ("--set", text)), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["distributed.py", *arguments])
+    with pytest.raises(IbpoError, match=r"^model.path: no embedded model thinking/none; .* thinking/pretrained"):
+        runpy.run_path(str(ROOT / "recipes" / "distributed.py"), run_name="__main__")
 
 
 def test_groups_are_checked_with_the_embedded_model_that_a_recipe_names():
