@@ -15,6 +15,7 @@ from ibpo.commands.options import (
     LOG_FIELDS,
     Columns,
     EmbedBy,
+    OnError,
     PartOfLog,
     PricesFile,
     embed_by,
@@ -43,10 +44,12 @@ FIGURES = ("value", "mix", "oracle", "oracle_unseen", "regret", "regret_of_mix",
 
 @route_app.command("fit", cls=PlainCommand, epilog="Example: ibpo route fit responses.jsonl --out router.json")
 def fit_command(
-    log: Annotated[
-        Path,
+    logs: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="LOG", help="Scored responses with their prompts, as for ibpo allocate: .jsonl, .csv, .parquet."
+            metavar="LOG [TABLE]...",
+            help="Scored responses with their prompts, as for ibpo allocate: .jsonl, .csv, .parquet, a folder, the log "
+            "of a server or harness. The columns of further tables are added to the rows with the same identifier.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the router is written, a JSON file.")] = Path(
@@ -88,6 +91,7 @@ def fit_command(
         int, typer.Option(metavar="NUMBER", min=10, max=100_000, help="Number of bootstrap draws for the intervals.")
     ] = 1000,
     seed: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Seed of folds and draws.")] = 0,
+    on_error: OnError = "fail",
 ) -> None:
     """Learn each response group's gain and cost from prompts, and say what that is worth on unseen problems."""
     from ibpo.data import LogColumns
@@ -110,22 +114,28 @@ def fit_command(
     )
     from ibpo.runs import check_out, digest_file
 
+    log, *join = logs
     check_out(out)
-    check_apart(out, log, prices)
+    check_apart(out, *logs, prices)
     named = read_pairs(columns or (), (*LOG_FIELDS, "prompt"), "--columns")
     prompt, (by, value) = named.pop("prompt", None), read_part(part)
     names = LogColumns(**named, by=by, prices=read_prices(prices) if prices else None)
-    table = read_routed_log(log, columns=names, prompt=prompt, numbers=number or (), part=value)
+    table = read_routed_log(
+        log, columns=names, prompt=prompt, numbers=number or (), part=value, on_error=on_error, join=join
+    )
     for note in table.log.notes:
         say(note)
+    if table.bad_rows:
+        say(f"{len(table.bad_rows)} bad rows left out, the first: {table.bad_rows[0]}")
     if table.left_out:
-        say(f"problems without a response of every response group: {table.left_out} left out")
+        lacking = "a response of every response group" + (", or a prompt" if on_error == "skip" else "")
+        say(f"problems without {lacking}: {table.left_out} left out")
     budgets = [parse_budget(text) for text in budget or ()] or default_budgets(table)
     for one in budgets:  # complain before any fitting
         check_routed(one, table)
     first = None
     if first_answers:
-        first = read_first_answers(log, table, num_answers=first_answers, part=value)
+        first = read_first_answers(log, table, num_answers=first_answers, part=value, join=join)
     embedded, embedding = _embedded(table, embed)
     scores = score_unseen(table, folds=folds, embedded=embedded, seed=seed)
     rows = evaluate_router(table, budgets, scores, draws=draws, seed=seed)
@@ -136,6 +146,7 @@ def fit_command(
         "columns": table.columns,
         "part": value,
         "left_out": table.left_out,
+        **({"tables": [path.name for path in join]} if join else {}),
     }
     report: dict[str, Any] = {
         "folds": folds,

@@ -307,16 +307,15 @@ class LogReader:
             )
         tasks = next((of_part for of_part in self._tasks.values() if len(of_part) > 1), set[str]())
         if tasks:
-            fix = "give --by harness_task, an allocation for each, or name" if self.names.by is None else "name"
+            split = _split_by("harness_task")
+            fix = f"{split}, or name" if self.names.by is None else "name"
             raise LogError(
                 f"{self.path}: holds {len(tasks)} tasks, {', '.join(sorted(tasks)[:3])}, whose problems may have the "
                 f"same number; {fix} the files of one"
             )
         models = set[str]().union(*self._models.values())
         if any(len(of_group) > 1 for of_group in self._models.values()):
-            fix = (
-                f"give --by {self._model}, an allocation for each" if self.names.by is None else "name the files of one"
-            )
+            fix = _split_by(str(self._model)) if self.names.by is None else "name the files of one"
             if len({group for _, group in self._models}) == 1:
                 fix += f"; or --columns response_group={self._model}, to choose between them"
             raise LogError(f"{self.path}: column {self._model!r} holds {len(models)} models; {fix}")
@@ -649,6 +648,11 @@ def _is_scored_together(row: Mapping[str, Any]) -> bool:
 def _has_answer(row: Mapping[str, Any]) -> bool:
     """Whether a row says what was answered, so that it can be judged."""
     return row.get("answer") is not None or completion_of(row) is not None
+
+
+def _split_by(column: str) -> str:
+    """How a log of several models or tasks is taken apart."""
+    return f"give --by {column}, an allocation for each (to a router or a simulation: --part {column}=VALUE)"
 
 
 def _opens_like_none(row: Mapping[str, Any]) -> bool:

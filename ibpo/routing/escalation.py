@@ -119,7 +119,13 @@ def _agree(one: str, other: str) -> bool:
 
 
 def read_first_answers(
-    path: Path, table: RoutedLog, *, num_answers: int, columns: Sequence[str] = (), part: str | None = None
+    path: Path,
+    table: RoutedLog,
+    *,
+    num_answers: int,
+    columns: Sequence[str] = (),
+    part: str | None = None,
+    join: Sequence[Path] = (),
 ) -> FirstAnswers:
     """What the cheapest response group's answers show, from the log that `read_routed_log` has read.
 
@@ -129,6 +135,7 @@ def read_first_answers(
         num_answers: 1, or 2: each problem needs so many answers of the cheapest response group.
         columns: Further columns of numbers that are known once the answer is, e.g. a check's result.
         part: As for `read_routed_log`.
+        join: As for `read_routed_log`.
 
     Raises:
         IbpoError: Names file, row and fix.
@@ -136,7 +143,8 @@ def read_first_answers(
     group, problem_column, by = table.groups[0], table.columns["problem"], table.columns.get("by")
     numbers = [divided(table.columns[field])[0] for field in ("reward", "cost")]
     seen: dict[str, list[dict[str, Any]]] = {}
-    for place, row in read_log_rows(Source(path=path, problem=problem_column, reward=table.columns["reward"])):
+    source = Source(path=path, problem=problem_column, reward=table.columns["reward"])
+    for place, row in read_log_rows(source, join=join):
         if isinstance(row, LogError) or (
             by is not None and part is not None and identifier_of(lookup(row, by)) != part
         ):

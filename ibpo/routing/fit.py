@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,9 +75,11 @@ class RoutedLog:
     columns: dict[str, str]
     """Field -> column."""
     left_out: int
-    """Problems without a response of every response group."""
+    """Problems without a response of every response group, or, where bad rows are left out, without a prompt."""
     log: Log
     """The rows of the problems kept."""
+    bad_rows: tuple[str, ...] = ()
+    """What was wrong with the rows that were left out."""
 
     def alike(self) -> NDArray[np.int64]:
         """`[P]` numbers, equal where prompts are, and where one goes on from another, as turns of a conversation do.
@@ -134,6 +136,8 @@ def read_routed_log(
     prompt: str | None = None,
     numbers: Sequence[str] = (),
     part: str | None = None,
+    on_error: Literal["fail", "skip"] = "fail",
+    join: Sequence[Path] = (),
 ) -> RoutedLog:
     """Read a log as `ibpo allocate` does, with its prompts.
 
@@ -144,11 +148,14 @@ def read_routed_log(
             and there is none.
         numbers: Columns with numbers that are known before answering.
         part: Value of the column `columns.by` to take; None: the only one.
+        on_error: At a bad row "fail", or "skip" it.
+        join: Other tables, whose columns are added to the rows with the same identifier.
 
     Raises:
         IbpoError: Names file, row, field and fix.
     """
-    log = read_log(path, columns).one_part(part, path)
+    whole = read_log(path, columns, on_error=on_error, join=join)
+    log = whole.one_part(part, path)
     means = GroupMeans.from_arrays(log.reward, log.problem, log.response_group, log.cost)
     if len(means.response_groups) < 2:
         raise IbpoError(
@@ -163,7 +170,14 @@ def read_routed_log(
         )
     names = [str(means.problems[i]) for i in full.tolist()]
     of_part = (log.columns["by"], part) if part is not None and "by" in log.columns else None
-    prompt_column, prompts, seen = _read_prompts(path, log.columns, prompt, numbers, set(names), of_part)
+    rows = _Rows(path=path, columns=log.columns, of_part=of_part, skips=on_error == "skip", join=tuple(join))
+    prompt_column, prompts, seen = _read_prompts(rows, prompt, numbers, set(names))
+    if on_error == "skip" and (prompt_column or numbers):  # all rows of a problem may lack what is asked for
+        known = [prompts] * bool(prompt_column) + list(seen.values())
+        kept_P = np.array([all(name in one for one in known) for name in names])
+        if not kept_P.any():
+            raise IbpoError(f"{path}: no problem has a prompt and numbers that can be read; correct these columns")
+        full, names = full[kept_P], [name for name, is_kept in zip(names, kept_P.tolist(), strict=True) if is_kept]
     order = np.argsort(means.mean_cost[full].mean(axis=0), kind="stable")
     kept = set(names)
     return RoutedLog(
@@ -177,33 +191,53 @@ def read_routed_log(
         columns=log.columns | ({"prompt": prompt_column} if prompt_column else {}),
         left_out=len(means.problems) - len(full),
         log=log.rows([i for i, name in enumerate(log.problem) if name in kept]),
+        bad_rows=whole.bad_rows,
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rows:
+    """The rows of a part of a log, read again for what `ibpo.data.read_log` does not keep.
+
+    Attributes:
+        path: The log.
+        columns: Field -> column, of which the problem's and the reward's count.
+        of_part: Column and value of the rows that count; None: all.
+        skips: Whether bad rows are left out.
+        join: As for `read_routed_log`.
+    """
+
+    path: Path
+    columns: Mapping[str, str]
+    of_part: tuple[str, str] | None
+    skips: bool
+    join: tuple[Path, ...]
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        # A source of its own for each pass: one remembers which samples it has seen.
+        source = Source(path=self.path, problem=self.columns["problem"], reward=self.columns["reward"])
+        for place, row in read_log_rows(source, join=self.join):
+            if isinstance(row, LogError):
+                continue  # read_log has complained, or was asked not to
+            if self.of_part is None or identifier_of(lookup(row, self.of_part[0])) == self.of_part[1]:
+                yield place, row
+
+
 def _read_prompts(
-    path: Path,
-    columns: Mapping[str, str],
-    prompt: str | None,
-    numbers: Sequence[str],
-    wanted: set[str],
-    of_part: tuple[str, str] | None,
+    rows: _Rows, prompt: str | None, numbers: Sequence[str], wanted: set[str]
 ) -> tuple[str, dict[str, str], dict[str, dict[str, float]]]:
     """The prompt's column ("": none), problem -> prompt, and column -> problem -> number.
 
     Args:
-        path: The log.
-        columns: Field -> column, of which the problem's and the reward's count.
+        rows: The log's.
         prompt: As for `read_routed_log`.
         numbers: As for `read_routed_log`.
         wanted: The problems.
-        of_part: Column and value of the rows that count; None: all.
     """
-    # A source of its own for each pass: one remembers which samples it has seen.
-    problem, reward = columns["problem"], columns["reward"]
-    first, source = (Source(path=path, problem=problem, reward=reward) for _ in range(2))
-    column, prompts = _prompt_column(first, prompt, bool(numbers), of_part), dict[str, str]()
+    path, problem = rows.path, rows.columns["problem"]
+    column, prompts = _prompt_column(rows, prompt, bool(numbers)), dict[str, str]()
     known: dict[str, dict[str, float]] = {name: {} for name in numbers}
-    for place, row in _rows_of(source, of_part):
+    for place, row in rows:
         name = identifier_of(lookup(row, problem))
         if name not in wanted:
             continue
@@ -216,6 +250,8 @@ def _read_prompts(
                 value = read_number(lookup(row, number))
             except (KeyError, TypeError, ValueError, OverflowError):
                 value = math.nan
+            if not math.isfinite(value) and rows.skips:
+                continue
             if not math.isfinite(value):
                 raise IbpoError(f"{place} {number!r}: {lookup(row, number)!r} is not a finite number; fill it in")
             if abs(value) > MOST_NUMBER:
@@ -228,6 +264,8 @@ def _read_prompts(
         if not column:
             continue
         value = lookup(row, column)
+        if value in (None, "") and rows.skips:
+            continue
         if value is None or value == "":
             raise IbpoError(
                 f"{place} {column!r}: no prompt; fill it in, or name another column with --columns prompt=COLUMN"
@@ -241,22 +279,13 @@ def _read_prompts(
     return column, prompts, known
 
 
-def _rows_of(source: Source, of_part: tuple[str, str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a part of a log, each with its place."""
-    for place, row in read_log_rows(source):
-        if isinstance(row, LogError):
-            continue  # read_log has complained, or was asked not to
-        if of_part is None or identifier_of(lookup(row, of_part[0])) == of_part[1]:
-            yield place, row
-
-
-def _prompt_column(source: Source, prompt: str | None, has_numbers: bool, of_part: tuple[str, str] | None) -> str:
+def _prompt_column(log: _Rows, prompt: str | None, has_numbers: bool) -> str:
     """The column of the prompts, by the first rows: any of them may lack its own. "": there is none."""
-    rows = [row for _, row in islice(_rows_of(source, of_part), NUM_PEEKED)]
+    rows = [row for _, row in islice(log, NUM_PEEKED)]
     names = ", ".join(map(repr, dict.fromkeys(name for row in rows for name in row)))
     if prompt is not None:
         if all(lookup(row, prompt) is None for row in rows):
-            raise IbpoError(f"{source.path}: no column {prompt!r}; name one of {names} with --columns prompt=COLUMN")
+            raise IbpoError(f"{log.path}: no column {prompt!r}; name one of {names} with --columns prompt=COLUMN")
         return prompt
     partly = ""
     for name in PROMPTS:
@@ -267,7 +296,7 @@ def _prompt_column(source: Source, prompt: str | None, has_numbers: bool, of_par
     if partly or has_numbers:
         return partly
     raise IbpoError(
-        f"{source.path}: no column with the prompt ({', '.join(map(repr, PROMPTS))}); name it with "
+        f"{log.path}: no column with the prompt ({', '.join(map(repr, PROMPTS))}); name it with "
         f"--columns prompt=COLUMN, or columns of numbers with --number; there are {names}"
     )
 

@@ -16,7 +16,7 @@ from ibpo.errors import IbpoError
 
 GROUPS = {"route": ("fit", "show", "score"), "groups": ("check",), "task": ("check",), "models": ("get",)}
 PATHS = [[name, *part] for name in COMMANDS for part in ([[x] for x in GROUPS[name]] if name in GROUPS else [[]])]
-NUM_OPTIONS = 133
+NUM_OPTIONS = 134
 CHOICES = ((["report"], "judge"), (["serve"], "by"))
 """Options whose few words Typer shows as their metavar, as it does for --on-error."""
 HEAVY = ("aiohttp", "jinja2", "matplotlib", "numpy", "openai", "pandas", "pyarrow", "rich", "scipy", "sklearn", "torch",

@@ -483,6 +483,35 @@ def test_fit_show_and_score_on_the_command_line(tmp_path, kind):
     assert run(*arguments[:4], "--router", out).output == "error: --router: needs --gains, a log with prompts\n"
 
 
+def test_fit_leaves_bad_rows_out_and_adds_other_tables(tmp_path):
+    """Its messages named `--on-error skip`, which it did not have; rewards often are in a table of their own."""
+    rows = log_rows(40)
+    whole, out = write(tmp_path / "whole.jsonl", rows), tmp_path / "router.json"
+    assert run("route", "fit", whole, "--out", out, "--draws", 20).exit_code == 0
+    plain = load_router(out)
+    bad = [{**rows[0], "reward": "?"}, {**rows[1], "id": "p900", "problem_id": "p900", "prompt": None}]
+    bad += [{**row, "id": "p901", "problem_id": "p901", "prompt": None} for row in rows[:8]]
+    log = write(tmp_path / "bad.jsonl", [*rows, *bad])
+    refused = run("route", "fit", log, "--out", out, "--draws", 20)
+    assert refused.exit_code == 2 and "line 321, column 'reward'" in refused.output
+    done = run("route", "fit", log, "--out", out, "--draws", 20, "--on-error", "skip")
+    assert done.exit_code == 0, done.output
+    assert "1 bad rows left out, the first: " in done.output
+    assert "problems without a response of every response group, or a prompt: 2 left out" in done.output
+    assert load_router(out).scores([rows[0]["prompt"]]).gain.tolist() == plain.scores([rows[0]["prompt"]]).gain.tolist()
+    # The rewards beside the log.
+    asked = [{"custom_id": f"r{i}", **{k: v for k, v in row.items() if k != "reward"}} for i, row in enumerate(rows)]
+    rewards = write(
+        tmp_path / "rewards.jsonl", [{"custom_id": f"r{i}", "reward": row["reward"]} for i, row in enumerate(rows)]
+    )
+    done = run("route", "fit", write(tmp_path / "asked.jsonl", asked), rewards, "--out", out, "--draws", 20,
+               "--columns", "problem=id")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = load_router(out)
+    assert found.scores([rows[0]["prompt"]]).gain.tolist() == plain.scores([rows[0]["prompt"]]).gain.tolist()
+    assert found.source["tables"] == ["rewards.jsonl"]
+
+
 FIT = ["route", "fit"]
 
 
