@@ -1,5 +1,6 @@
 """What the answers of a log say in words and numbers: the verdict of each budget, and the summary of them all."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,7 +113,8 @@ def verdict(
         text = (
             f"{label}: choosing per problem is not worth it on this log: on unseen answers it spends "
             f"{cost_text(held.spent)} {part.columns['cost']}, more than asked, and a mixture of that cost is as good. "
-            f"Inside the budget, {mixed}: {blind}, the best that does not look at the problems.{_of_some(part)}"
+            f"Inside the budget, {mixed}: {blind}, the best that does not look at the problems."
+            f"{_cheapest(part, answer, error)}{_of_some(part)}"
         )
         return Verdict(text=text, per_problem=False, mixture=weights)
     if advice is None:
@@ -121,7 +123,8 @@ def verdict(
         advice = f"Collect {' and '.join(more)} to see more."
     text = (
         f"{label}: choosing per problem is not worth it on this log: {mixed}: {blind}, the best that does not look at "
-        f"the problems, and choosing changes that by {interval}.{_of_some(part)} {advice}".rstrip()
+        f"the problems, and choosing changes that by {interval}.{_cheapest(part, answer, error)}{_of_some(part)} "
+        f"{advice}".rstrip()
     )
     return Verdict(text=text, per_problem=False, mixture=weights)
 
@@ -162,6 +165,23 @@ def _of_some(part: LogPart) -> str:
     if num == len(part.problems):
         return ""
     return f" (Of the {num} of {len(part.problems)} problems that have 2 answers per response group.)"
+
+
+def _cheapest(part: LogPart, answer: Answer, error: float) -> str:
+    """A sentence about the cheapest response group, where nothing shows that it is worse than the mixture."""
+    rows, mixture = part.repeats, answer.mixture
+    cheapest = int(part.cost[rows].mean(0).argmin())
+    kept_out = any(limit.at_least is not None for limit in answer.limits)
+    if mixture is None or kept_out or mixture[cheapest] > 1 - 5e-4 or int(rows.sum()) < 2:
+        return ""
+    more = part.reward[rows] @ mixture - part.reward[rows, cheapest]
+    mean, half = float(more.mean()), student_quantile(len(more) - 1, 1 - error / 2) * float(more.std(ddof=1))
+    half /= math.sqrt(len(more))
+    if mean - half > 0:
+        return ""
+    cost = f"{cost_text(float(part.cost[rows, cheapest].mean()))} {part.columns['cost']}"
+    interval = f"{mean:+.3f} ({100 * (1 - error):.3g} %: {mean - half:+.3f} to {mean + half:+.3f})"
+    return f" But nothing shows that always '{part.groups[cheapest]}', for {cost}, is worse: this gains {interval}."
 
 
 def _of_today(part: LogPart, reward: float, spent: float, is_today: bool) -> str:

@@ -279,3 +279,31 @@ def test_the_ends_of_the_range_can_be_kept(tmp_path, seed):
         asked = [question for question in questions([budget]) if question.times == 1]
         (answer,) = answer_questions(part, asked, holdout=False, num_splits=None, seed=0, say=said.append)
         assert answer.allocation is not None and answer.mixture is not None
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.4])
+def test_a_mixture_that_gains_by_chance_alone_is_said_to(gain):
+    """On noise the larger of two means is the expensive one's half of the time: that is no reason to pay for it."""
+    rng = np.random.default_rng(5)
+    for _ in range(40):
+        right = rng.random((2, 60, 8)) < np.array([0.3, 0.3 + gain])[:, None, None]
+        if right[1].mean() > right[0].mean():
+            break
+    rows = [(p, g, k) for p in range(60) for g in range(2) for k in range(8)]
+    log = Log(
+        problem=[f"p{p}" for p, _, _ in rows],
+        response_group=[("low", "high")[g] for _, g, _ in rows],
+        reward=np.array([float(right[g, p, k]) for p, g, k in rows]),
+        cost=np.array([(100.0, 1000.0)[g] for _, g, _ in rows]),
+        part=[""] * len(rows),
+        shown=[""] * len(rows),
+        columns={"problem": "id", "response_group": "effort", "reward": "reward", "cost": "tokens"},
+        guessed=(),
+    )
+    part = part_of_log("", log, lambda _: None)
+    asked = questions(["tokens=40%range"])[1:2]
+    (answer,) = answer_questions(part, asked, holdout=None, num_splits=12, seed=0, say=lambda _: None)
+    told = verdict(part, answer)
+    assert told.mixture is not None and told.mixture["high"] > 0.3 and not told.per_problem
+    said = "But nothing shows that always 'low', for 100 tokens, is worse: this gains +0.0"
+    assert (said in told.text) == (gain == 0)
