@@ -37,7 +37,10 @@ def share(response_group: ArrayLike | Sequence[Hashable], name: Hashable) -> NDA
         same = np.asarray(groups == name)
         if same.shape == groups.shape:
             return same
-    return np.array([x == name for x in id_items(response_group, "response_group")], bool)
+    items = id_items(response_group, "response_group")
+    if isinstance(name, str):
+        items = [x.decode("utf-8", "replace") if isinstance(x, bytes) else x for x in items]
+    return np.array([(x == name) is True for x in items], bool)  # pandas' NA equals nothing, and is no truth value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

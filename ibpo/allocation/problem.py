@@ -240,6 +240,7 @@ def validate(
     Raises:
         IbpoError: With the argument, the place and the fix.
     """
+    utility, cost = _widened(utility), _widened(cost)
     u, largest = _finite("utility", utility)
     if u.ndim != 1 or not len(u):
         raise IbpoError(f"utility: needs one number per response, at least one, got shape {u.shape}")
@@ -391,6 +392,12 @@ def _given_exactly(values: Any, floats: CostArray, k: int) -> ObjectArray | None
     items: list[Any] = id_items(row)
     exact[:] = [Fraction(x if isinstance(x, int | Decimal | Fraction) else str(x)) for x in items]
     return None if all(x in (0, 1) for x in exact.tolist()) else exact
+
+
+def _widened(values: ArrayLike) -> ArrayLike:
+    """torch's floats of 16 bits that numpy does not have as those of 32, which hold them; anything else as it is."""
+    given = cast(Any, values)
+    return given.float() if str(getattr(given, "dtype", "")) == "torch.bfloat16" else values
 
 
 def _numbers(argument: str, values: ArrayLike) -> FloatArray:

@@ -335,3 +335,18 @@ def test_a_sample_that_is_wrong_about_slack_costs_time_only(budget, monkeypatch)
     for other in found[1:]:
         assert other.objective == found[0].objective and other.gap == 0 and other.price == found[0].price
     assert (found[0].price[0] == 0) == (budget == 100)
+
+
+def test_texts_that_may_be_missing_and_bytes_are_response_groups():
+    """pandas' NA is no truth value; bytes of a text never equal it, so that a budget on it held nobody."""
+    pandas = pytest.importorskip("pandas")
+    assert share(pandas.Series(["s", None, "s", "l"], dtype="string"), "l").tolist() == [False, False, False, True]
+    assert share(np.array([b"s", b"l"]), "l").tolist() == share([b"s", b"l"], "l").tolist() == [False, True]
+    assert share([1, 1.0, None, "1"], 1).tolist() == [True, True, False, False]
+
+
+def test_utilities_of_sixteen_bits_of_torch():
+    torch = pytest.importorskip("torch")
+    utility, cost = (torch.tensor(x, dtype=torch.bfloat16) for x in ([0, 1, 0, 0.5], [0, 2, 0, 2.5]))
+    found = allocate(utility, [0, 0, 1, 1], cost, 1.5)
+    assert found.weight.tolist() == [0, 1, 1, 0] and found.objective == 1
