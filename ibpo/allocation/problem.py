@@ -395,7 +395,7 @@ def _given_exactly(values: Any, floats: CostArray, k: int) -> ObjectArray | None
 
 
 def _widened(values: ArrayLike) -> ArrayLike:
-    """torch's floats of 16 bits that numpy does not have as those of 32, which hold them; anything else as it is."""
+    """Floats of 16 bits that only torch has as those of 32 bits, which hold them; anything else as it is."""
     given = cast(Any, values)
     return given.float() if str(getattr(given, "dtype", "")) == "torch.bfloat16" else values
 
