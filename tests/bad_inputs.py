@@ -243,7 +243,7 @@ def stopped() -> Iterator[None]:
     from ibpo.demo import resolve_model
 
     with (
-        mock.patch("ibpo.demo.resolve_model", lambda path: _begin(resolve_model(path))),
+        mock.patch("ibpo.demo.resolve_model", lambda *told: _begin(resolve_model(*told))),
         mock.patch("ibpo.demo.get_model", _begin),
         mock.patch("ibpo.runs.working_in", _begin),
         mock.patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),
